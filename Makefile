@@ -1,0 +1,98 @@
+# Everything a person or CI does with this checkout. Needs Python 3.11 or newer with venv, and make;
+# `make compiled` also a C compiler. Nothing is downloaded but packages.
+
+PYTHON ?= python3
+VENV := .venv
+COMPILED := .venv-compiled
+BIN := $(VENV)/bin
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check fix bench compiled clean
+
+help:
+	@echo "make demo      see the proxy at work, in front of a PostgreSQL of its own"
+	@echo "make test      every test, on a PostgreSQL of its own (or TXPROXY_TEST_PG_BIN=/path/to/bin)"
+	@echo "make check     formatting, lint, types and import contracts"
+	@echo "make fix       what of that can be put right by machine"
+	@echo "make bench     the throughput benchmark"
+	@echo "make compiled  build the compiled wheel and test it, in $(COMPILED)"
+	@echo "make clean     remove what the above have made"
+
+demo: $(VENV)/.demo
+	$(BIN)/txproxy demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy txproxy tests $(wildcard benchmarks)
+	$(BIN)/lint-imports
+
+fix: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.demo
+	$(BIN)/python benchmarks/throughput.py
+
+clean:
+	rm -rf $(VENV) $(COMPILED) build txproxy.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .import_linter_cache .hypothesis
+
+# A stamp says that an extra is installed as pyproject.toml now states it.
+
+$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@
+
+define OLD_PYTHON
+import sys
+sys.exit(sys.version_info < (3, 11) and "txproxy needs Python 3.11 or newer; $(PYTHON) is "
+         + sys.version.split()[0] + ". Name another one: make PYTHON=python3.13 ...")
+endef
+export OLD_PYTHON
+
+$(BIN)/python $(COMPILED)/bin/python: %/bin/python:
+	@$(PYTHON) -c "$$OLD_PYTHON"
+	$(PYTHON) -m venv $*
+
+# An editable compiled install would leave .so files in the tree, and an edited .py would then be
+# ignored without a word: so the wheel is built from a copy, and tested where no source tree is.
+
+define ASSERT_COMPILED
+import importlib, pkgutil, sys
+import txproxy.core, txproxy.wire
+found = [
+    importlib.import_module(module.name)
+    for package in (txproxy.wire, txproxy.core)
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
+    if not module.ispkg
+]
+wrong = [module.__file__ for module in found if not module.__file__.endswith(".so")]
+sys.exit(f"not compiled: {wrong or 'no modules at all'}" if wrong or not found else 0)
+endef
+export ASSERT_COMPILED
+
+compiled: $(COMPILED)/bin/python
+	@set -e; \
+	venv="$$(pwd)/$(COMPILED)"; \
+	work="$$(mktemp -d)"; \
+	trap 'rm -rf "$$work"' EXIT; \
+	mkdir "$$work/source" "$$work/run"; \
+	cp -R pyproject.toml setup.py $(wildcard README.md LICENSE) txproxy "$$work/source"; \
+	cp -R pyproject.toml tests "$$work/run"; \
+	find "$$work" \( -name __pycache__ -o -name '*.so' \) -prune -exec rm -rf {} +; \
+	if [ ! -e "$$venv/.dev" ] || [ pyproject.toml -nt "$$venv/.dev" ]; then \
+		"$$venv/bin/python" -m pip install --quiet "$$work/source[dev]"; \
+		rm -rf "$$work/source/build"; \
+		touch "$$venv/.dev"; \
+	fi; \
+	cd "$$work/run"; \
+	TXPROXY_COMPILE=1 TXPROXY_COMPILE_REQUIRED=1 "$$venv/bin/python" -m pip wheel --quiet \
+		--no-build-isolation --no-deps --wheel-dir "$$work/wheels" "$$work/source"; \
+	"$$venv/bin/python" -m pip install --quiet --force-reinstall --no-deps "$$work"/wheels/*.whl; \
+	"$$venv/bin/python" -c "$$ASSERT_COMPILED"; \
+	"$$venv/bin/python" -m pytest tests/wire tests/core

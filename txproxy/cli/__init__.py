@@ -1,0 +1,63 @@
+"""The command line: arguments in, words out.
+
+Exit codes: 0, 1 (it failed), 2 (the configuration or the usage is wrong).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from txproxy import __version__, config
+from txproxy.errors import ConfigError, TxproxyError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the arguments name; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return _run(arguments)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except TxproxyError as error:
+        print(f"txproxy: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # Each command imports what it needs and no more: check needs no event loop, and the demo needs
+    # packages that a server does not have.
+    if arguments.command == "serve":
+        from txproxy.cli.serve import serve
+
+        return serve(config.load(arguments.config))
+    if arguments.command == "check":
+        from txproxy.cli.check import check
+
+        return check(config.load(arguments.config))
+    from txproxy.cli.demo import demo
+
+    return demo(once=arguments.once)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="txproxy", description="A transaction-pooling proxy for PostgreSQL."
+    )
+    parser.add_argument("--version", action="version", version=f"txproxy {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    serve = commands.add_parser("serve", help="run the proxy")
+    check = commands.add_parser("check", help="read the configuration and say what it means")
+    for command in (serve, check):
+        command.add_argument(
+            "config", metavar="CONFIG", nargs="?", default="proxy.toml", help="default: proxy.toml"
+        )
+    demo = commands.add_parser("demo", help="show the proxy at work, on a PostgreSQL of its own")
+    demo.add_argument(
+        "--once",
+        action="store_true",
+        help="for a few seconds; exit 0 if the proxy did what it should",
+    )
+    return parser

@@ -1,0 +1,349 @@
+"""What we answer in the server's place, message by message.
+
+Three occasions: the client's transaction was rolled back while it slept (REAPED), it has been told
+and has not ended the transaction (FAILED), and settings of our own (`SET txproxy.…`). `Answers` keeps
+what such a unit needs between two messages: the statements and portals that only we know, and
+whether the rest of the unit is discarded. Each answer was compared with a real server's in an
+aborted transaction.
+
+Source: PostgreSQL 18, section 54.2.3 "Extended Query", and exec_*_message() in postgres.c.
+"""
+
+from typing import Final
+
+from txproxy.core import transaction
+from txproxy.core.ports import ClientPort
+from txproxy.core.transaction import FAILED, NONE, REAPED
+from txproxy.wire import encode, sql
+from txproxy.wire.codes import (
+    BIND,
+    CLOSE,
+    DESCRIBE,
+    EXECUTE,
+    FUNCTION_CALL,
+    IDLE,
+    IN_FAILED,
+    IN_TRANSACTION,
+    PARSE,
+    QUERY,
+    SYNC,
+)
+from txproxy.wire.messages import strings
+from txproxy.wire.sql import Judgement
+
+_ENDINGS: Final = frozenset((sql.ROLLBACK, sql.COMMIT, sql.PREPARE_TRANSACTION))
+_CHAINS: Final = frozenset((sql.ROLLBACK_CHAIN, sql.COMMIT_CHAIN))
+_OURS: Final = frozenset((sql.OURS_SET, sql.OURS_SHOW))
+_NAMES_LIMIT: Final = 100
+
+REFUSED: Final = encode.error(
+    "ERROR",
+    "25P02",
+    "current transaction is aborted, commands ignored until end of transaction block",
+)
+_ROLLBACK: Final = encode.command_complete(b"ROLLBACK")
+
+
+class Refusal(Exception):
+    """A setting of ours cannot be changed so. The argument is the ErrorResponse."""
+
+
+class Answers:
+    """One session's unit that we answer. `state` and `status` are read back by the session.
+
+    state       the client's transaction: see transaction.py
+    status      the transaction status that the client was last told
+    discarding  an error was sent: everything up to Sync is dropped
+    news        what the client must be told before anything else (ParameterStatus)
+    lost        the ERROR that tells of the transaction's end, while it has not been told
+    """
+
+    def __init__(self, ours: "Ours") -> None:
+        self.state = NONE
+        self.status = IDLE
+        self.discarding = False
+        self.unit = False  # an extended unit was begun here: its Sync is answered here
+        self.news = b""
+        self.lost = b""
+        self._ours = ours
+        self._statements: dict[bytes, Judgement] = {}
+        self._portals: dict[bytes, Judgement] = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether the client's next message is answered here."""
+        return self.state >= REAPED or self.discarding or self.lost != b""
+
+    def answer(self, kind: int, body: bytes) -> bytes:
+        """The answer to one message of the client's; b"" if there is none."""
+        if kind == SYNC:
+            said = self._sync()
+        elif self.discarding:
+            said = b""
+        elif self.lost and self.state < REAPED:
+            said = self._tell()
+            self.discarding = True
+        elif kind == QUERY:
+            said = self._query(sql.judge(body[:-1]))
+        elif kind == FUNCTION_CALL:
+            said = self._refuse() + encode.ready(self.status)
+        else:
+            said = self._extended(kind, body)
+        if said and self.news:
+            said = self.news + said
+            self.news = b""
+        return said
+
+    def _sync(self) -> bytes:
+        said = b""
+        if self.lost and self.state < REAPED and not self.discarding:
+            said = self._tell()
+        self.discarding = False
+        self.unit = False
+        self._portals.clear()
+        self._statements.pop(b"", None)
+        return said + encode.ready(self.status)
+
+    def _tell(self) -> bytes:
+        said = self.lost
+        self.lost = b""
+        return said
+
+    def _move(self, event: int, status: int) -> None:
+        self.state = transaction.after(self.state, event)
+        self.status = status
+        if self.state < REAPED:
+            self.lost = b""
+
+    def _refuse(self) -> bytes:
+        """The ERROR that belongs to the state; from now on it has been told."""
+        if self.state != REAPED:
+            return REFUSED
+        said = self._tell()
+        self._move(transaction.TELL, IN_FAILED)
+        return said
+
+    def end_here(self, client: ClientPort) -> None:
+        """A string that begins with the end of the failed transaction: that part is answered."""
+        self._move(transaction.END, IDLE)
+        client.write(_ROLLBACK)
+
+    def tell_now(self, in_unit: bool) -> bytes:
+        """The ERROR for a COPY that we ended; in an extended unit the rest up to Sync is dropped."""
+        if self.state >= REAPED:
+            said = self._refuse()
+        else:
+            said = self._tell()
+        self.discarding = in_unit
+        self.unit = in_unit
+        return self.news + (said if in_unit else said + encode.ready(self.status))
+
+    def _end(self, kind: int) -> bytes:
+        """COMMIT, ROLLBACK and their kin as a statement by itself."""
+        if self.state == REAPED and self.status == IN_TRANSACTION and kind != sql.ROLLBACK:
+            said = self._tell()
+        else:
+            said = _ROLLBACK
+        self._move(transaction.END, IDLE)
+        return said
+
+    def _query(self, judged: Judgement) -> bytes:
+        kind = judged.kind
+        if kind in _ENDINGS:
+            said = self._end(kind)
+        elif kind in _CHAINS and self.state == FAILED:
+            self._move(transaction.CHAIN, IN_TRANSACTION)
+            said = _ROLLBACK
+        elif kind == sql.EMPTY:
+            said = encode.EMPTY_QUERY
+        elif kind in _OURS and self.state < REAPED:
+            said = self._our_setting(judged, describe=True)
+        else:
+            said = self._refuse()
+        return said + encode.ready(self.status)
+
+    def _extended(self, kind: int, body: bytes) -> bytes:
+        self.unit = True
+        if kind == PARSE:
+            said = self._parse(body)
+        elif kind == BIND:
+            said = self._bind(body)
+        elif kind == DESCRIBE:
+            said = self._describe(body)
+        elif kind == EXECUTE:
+            said = self._execute(body)
+        elif kind == CLOSE:
+            known = self._statements if body[:1] == b"S" else self._portals
+            known.pop(body[1:-1], None)
+            said = encode.CLOSE_COMPLETE
+        else:
+            return b""
+        self.discarding = said[0] == 0x45
+        return said
+
+    def _answerable(self, judged: Judgement | None) -> bool:
+        if judged is None:
+            return False
+        if self.state < REAPED:
+            return judged.kind in _OURS
+        return judged.kind in _ENDINGS or judged.kind in _CHAINS or judged.kind == sql.EMPTY
+
+    def knows(self, name: bytes) -> bool:
+        """Whether a statement of this name was parsed here, in this or an earlier unit."""
+        return name in self._statements
+
+    def remember(self, name: bytes, judged: Judgement) -> None:
+        """A named statement that the server has too and that we may have to answer later."""
+        if len(self._statements) < _NAMES_LIMIT and judged.kind in _ENDINGS:
+            self._statements[name] = judged
+
+    def _parse(self, body: bytes) -> bytes:
+        parts = strings(body, 0, len(body))
+        judged = sql.judge(parts[1]) if len(parts) > 1 else None
+        if not self._answerable(judged) or len(self._statements) >= _NAMES_LIMIT:
+            return self._refuse()
+        assert judged is not None
+        self._statements[parts[0]] = judged
+        return encode.PARSE_COMPLETE
+
+    def _bind(self, body: bytes) -> bytes:
+        parts = body.split(b"\0", 2)
+        judged = self._statements.get(parts[1]) if len(parts) > 2 else None
+        if not self._answerable(judged) or len(self._portals) >= _NAMES_LIMIT:
+            return self._refuse()
+        assert judged is not None
+        self._portals[parts[0]] = judged
+        return encode.BIND_COMPLETE
+
+    def _describe(self, body: bytes) -> bytes:
+        of_statement = body[:1] == b"S"
+        known = self._statements if of_statement else self._portals
+        judged = known.get(body[1:-1])
+        if not self._answerable(judged):
+            return self._refuse()
+        assert judged is not None
+        row = (
+            encode.row_description(judged.setting)
+            if judged.kind == sql.OURS_SHOW
+            else encode.NO_DATA
+        )
+        return encode.NO_PARAMETERS + row if of_statement else row
+
+    def _execute(self, body: bytes) -> bytes:
+        judged = self._portals.get(body.split(b"\0", 1)[0])
+        if not self._answerable(judged):
+            return self._refuse()
+        assert judged is not None
+        if judged.kind == sql.EMPTY:
+            return encode.EMPTY_QUERY
+        if judged.kind in _OURS:
+            return self._our_setting(judged, describe=False)
+        if judged.kind in _ENDINGS:
+            return self._end(judged.kind)
+        if self.state == REAPED:
+            return self._refuse()
+        self._move(transaction.CHAIN, IN_TRANSACTION)
+        return _ROLLBACK
+
+    def _our_setting(self, judged: Judgement, describe: bool) -> bytes:
+        try:
+            if judged.kind == sql.OURS_SET:
+                self._ours.change(judged.setting, judged.value)
+                return encode.command_complete(b"SET")
+            row = encode.data_row(self._ours.show(judged.setting))
+        except Refusal as refusal:
+            answer: bytes = refusal.args[0]
+            return answer
+        head = encode.row_description(judged.setting) if describe else b""
+        return head + row + encode.command_complete(b"SHOW")
+
+
+class Ours:
+    """The session's own settings, those that begin with `txproxy.`.
+
+    idle_transaction_timeout can be shortened at will, lengthened up to what the configuration
+    allows, idle_transaction_action be changed to a stricter one.
+    """
+
+    def __init__(self, timeout: float, longest: float, action: str) -> None:
+        self._default_timeout = timeout
+        self._default_action = action
+        self._longest = longest
+        self.timeout = timeout
+        self.action = action
+
+    def change(self, name: str, value: str | None) -> None:
+        """SET or RESET (value None). Raises Refusal, whose argument is the ErrorResponse."""
+        if name == "txproxy.idle_transaction_timeout":
+            self.timeout = self._default_timeout if value is None else self._checked_timeout(value)
+        elif name == "txproxy.idle_transaction_action":
+            self.action = self._default_action if value is None else self._checked_action(value)
+        else:
+            raise Refusal(_unknown(name))
+
+    def show(self, name: str) -> str:
+        """The value, as SHOW gives it. Raises Refusal."""
+        if name == "txproxy.idle_transaction_timeout":
+            return f"{round(self.timeout * 1000)}ms" if self.timeout else "0"
+        if name == "txproxy.idle_transaction_action":
+            return self.action
+        raise Refusal(_unknown(name))
+
+    def _checked_timeout(self, value: str) -> float:
+        seconds = parse_duration(value)
+        if seconds < 0:
+            raise Refusal(
+                _invalid(
+                    f'invalid value for parameter "txproxy.idle_transaction_timeout": "{value}"'
+                )
+            )
+        allowed = max(self._default_timeout, self._longest)
+        if self._default_timeout and (seconds == 0 or seconds > allowed):
+            raise Refusal(
+                encode.error(
+                    "ERROR",
+                    "42501",
+                    f"txproxy.idle_transaction_timeout cannot be longer than {allowed:g}s here",
+                    hint="idle_transaction_timeout_max of the user, in the proxy's configuration, allows more.",
+                )
+            )
+        return seconds
+
+    def _checked_action(self, value: str) -> str:
+        if value not in ("rollback", "disconnect", "report"):
+            raise Refusal(
+                _invalid(
+                    f'invalid value for parameter "txproxy.idle_transaction_action": "{value}"'
+                )
+            )
+        if value == "report" and self._default_action != "report":
+            raise Refusal(
+                encode.error("ERROR", "42501", "txproxy.idle_transaction_action cannot be relaxed")
+            )
+        return value
+
+
+_UNITS: Final = (("ms", 0.001), ("min", 60.0), ("s", 1.0), ("h", 3600.0), ("", 1.0))
+
+
+def parse_duration(value: str) -> float:
+    """Seconds in "500ms", "30s", "5min", "1h" or a plain number of seconds; -1.0 if it is none."""
+    value = value.strip().lower()
+    for unit, factor in _UNITS:
+        number = value[: len(value) - len(unit)].strip()
+        if value.endswith(unit) and number.replace(".", "", 1).isdecimal():
+            return float(number) * factor
+    return -1.0
+
+
+def _unknown(name: str) -> bytes:
+    return encode.error(
+        "ERROR",
+        "42704",
+        f'unrecognized configuration parameter "{name}"',
+        hint="txproxy.idle_transaction_timeout and txproxy.idle_transaction_action can be set.",
+    )
+
+
+def _invalid(text: str) -> bytes:
+    return encode.error("ERROR", "22023", text)

@@ -1,0 +1,364 @@
+"""One server connection: reads its replies, knows whose they are, gets it clean.
+
+`server_sent()` is the way of a chunk from the server: it walks the messages, lets the FIFO follow
+them, and hands what belongs to the session that holds the backend to that session's client, as the
+same bytes object where nothing had to be changed. A backend that a session lets go of in any state
+goes through `abandon()` and `settle()` until it is clean or closed.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from txproxy.core.exchange import Exchange, Fifo
+from txproxy.core.ports import BackendPort
+from txproxy.core.settings import NO_SETTINGS, Settings
+from txproxy.wire import encode
+from txproxy.wire.codes import (
+    BACKEND_KEY_DATA,
+    COPY_DATA,
+    COPY_FAIL,
+    COPY_IN_RESPONSE,
+    DATA_ROW,
+    DESCRIBE,
+    ERROR_RESPONSE,
+    EXECUTE,
+    HELD_LIMIT,
+    NOTICE_RESPONSE,
+    NOTIFICATION,
+    PARAMETER_STATUS,
+    QUERY,
+    READY_FOR_QUERY,
+    SYNC,
+)
+from txproxy.wire.messages import error_fields, is_fatal, parameter_status
+from txproxy.wire.scan import Tail
+
+if TYPE_CHECKING:
+    from txproxy.core.pool import Pool
+    from txproxy.core.session import Session
+
+_WHOLE: Final = frozenset(
+    (
+        BACKEND_KEY_DATA,
+        ERROR_RESPONSE,
+        NOTICE_RESPONSE,
+        NOTIFICATION,
+        PARAMETER_STATUS,
+        READY_FOR_QUERY,
+    )
+)
+"""Messages that we read or may have to leave out: held until they are complete."""
+
+_NEVER: Final = float("inf")
+_NO_SUCH_STATEMENT: Final = encode.describe_statement(
+    b"txproxy: none of this name, to end the unit"
+)
+
+
+class Backend:
+    """A backend, from the end of its login until it is closed.
+
+    session    who holds it; None: nobody, it is idle or being settled
+    applied    the settings that were replayed on it
+    params     what the server reports (ParameterStatus), by the server's spelling; never changed in
+               place, so that it can be shared
+    dirty      why it must be reset before anybody else may have it; "" if it need not
+    settling   it is on its way to being clean: nothing of a client's may be sent
+    deadline   when it is closed unless it has got clean
+    """
+
+    __slots__ = (
+        "applied",
+        "cancels",
+        "closed",
+        "deadline",
+        "dirty",
+        "fifo",
+        "full",
+        "last_words",
+        "ours_failed",
+        "params",
+        "pool",
+        "port",
+        "session",
+        "settling",
+        "stream",
+        "stream_mine",
+        "tail",
+        "wants_pause",
+    )
+
+    def __init__(self, pool: "Pool", port: BackendPort, params: dict[str, str]) -> None:
+        self.pool = pool
+        self.port = port
+        self.params = params
+        self.fifo = Fifo()
+        self.session: Session | None = None
+        self.applied: Settings = NO_SETTINGS
+        self.tail = Tail()
+        self.stream = 0  # bytes still to come of a message that is passed on in pieces
+        self.stream_mine = False
+        self.dirty = ""
+        self.settling = False
+        self.cancels = 0  # CancelRequests on their way
+        self.deadline = _NEVER
+        self.closed = False
+        self.wants_pause = False  # its session's client takes no more for now
+        self.full = False  # what was written to it has not been taken by its socket
+        self.last_words: dict[str, str] = {}  # the server's FATAL
+        self.ours_failed: dict[str, str] = {}  # the ERROR that an exchange of our own got
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "settling" if self.settling else ""
+        return f"<Backend {self.pool.name} {state or ('leased' if self.session else 'idle')} {self.fifo}>"
+
+    # The way of a chunk.
+
+    def server_sent(self, data: bytes) -> None:
+        """Bytes from the server."""
+        fifo = self.fifo
+        fifo.readied = False
+        out = self._read(data)
+        session = self.session
+        if session is not None:
+            if out:
+                session.client.write(out)
+            if fifo.readied:
+                session.ready(fifo.status)
+        elif fifo.copying:
+            self._end_copy()
+        if fifo.broken:
+            self.close("the server's replies do not fit what was sent")
+        elif not fifo.exchanges:
+            self._idle()
+        elif session is not None and session.blocked and fifo.copying:
+            session.resume()
+
+    def _idle(self) -> None:
+        session = self.session
+        if self.settling or session is None:
+            self.settle()
+        else:
+            session.backend_idle()
+
+    def _read(self, data: bytes) -> bytes:
+        """What of `data` goes to the client: as a rule all of it, or nothing."""
+        pieces: list[bytes] = []
+        start = i = 0
+        keeping = False
+        if self.stream:
+            i = min(self.stream, len(data))
+            self.stream -= i
+            keeping = self.stream_mine
+        elif self.tail.size:
+            data = self.tail.join(data)
+        n = len(data)
+        mine = self._mine()
+        while n - i >= 5:
+            kind = data[i]
+            length = (data[i + 1] << 24) | (data[i + 2] << 16) | (data[i + 3] << 8) | data[i + 4]
+            end = i + 1 + length
+            if length < 4:
+                self.fifo.broken = True
+                break
+            if end > n:
+                if kind in _WHOLE and length <= HELD_LIMIT:
+                    break
+                self.stream = end - n
+                self.stream_mine = mine
+                end = n
+            keep = mine
+            if kind == DATA_ROW or kind == COPY_DATA:
+                pass
+            elif kind == READY_FOR_QUERY:
+                self.fifo.ready(data[i + 5])
+                mine = self._mine()
+            elif kind == ERROR_RESPONSE:
+                keep = self._error(data[i + 5 : end]) and mine
+            elif kind == PARAMETER_STATUS:
+                self._parameter(data[i + 5 : end], mine)
+            elif kind == NOTIFICATION:
+                keep = self.session is not None
+            elif kind == COPY_IN_RESPONSE:
+                self.fifo.copy_in()
+            else:
+                self.fifo.answered(kind)
+            if keep != keeping:
+                if keeping:
+                    pieces.append(data[start:i])
+                start = i
+                keeping = keep
+            if mine and not keep and kind == READY_FOR_QUERY:
+                pieces.append(self.news())
+            i = end
+        if i < n:
+            self.tail.keep(data[i:], HELD_LIMIT + 1)
+        if not keeping:
+            return b"".join(pieces)
+        if start == 0 and i == n and not pieces:
+            return data
+        pieces.append(data[start:i])
+        return b"".join(pieces)
+
+    def _mine(self) -> bool:
+        """Whether the next message is for the client of the session that holds this backend."""
+        exchanges = self.fifo.exchanges
+        return exchanges[0].mine if exchanges else self.session is not None
+
+    def _error(self, body: bytes) -> bool:
+        """ErrorResponse; whether it may be passed on. A FATAL is kept for the session's ERROR."""
+        exchanges = self.fifo.exchanges
+        purpose = exchanges[0].purpose if exchanges else ""
+        expected = self.fifo.error()
+        if not expected or is_fatal(body):
+            self.last_words = error_fields(body)
+            return False
+        if purpose:
+            self.ours_failed = error_fields(body)
+            self.fifo.untrusted = f"{purpose} failed: {self.ours_failed.get('M', '')}"
+        return True
+
+    def _parameter(self, body: bytes, mine: bool) -> None:
+        """ParameterStatus has no owner: whoever holds the backend hears of it, now or later."""
+        name, value = parameter_status(body)
+        if self.params.get(name) == value:
+            return
+        self.params = {**self.params, name: value}
+        session = self.session
+        if session is not None and mine:
+            session.told = self.params
+            session.follow(name, value)
+
+    def news(self) -> bytes:
+        """ParameterStatus for what differs from what the session's client was last told."""
+        session = self.session
+        if session is None or session.logging_in or session.told is self.params:
+            return b""
+        told = session.told
+        session.told = self.params
+        return b"".join(
+            encode.parameter_status(name, value)
+            for name, value in self.params.items()
+            if told.get(name) != value
+        )
+
+    # What is sent.
+
+    def ours(self, sql: bytes, purpose: str) -> bytes:
+        """A Query for nobody: entered into the FIFO, to be written by the caller."""
+        exchange = Exchange(QUERY, False)
+        exchange.purpose = purpose
+        self.fifo.exchanges.append(exchange)
+        return encode.query(sql)
+
+    def cancel(self) -> None:
+        """Ask the server to cancel what runs; the backend is nobody else's until that is over."""
+        self.cancels += 1
+        self.port.cancel()
+
+    def cancel_done(self) -> None:
+        """The server has read the CancelRequest and closed its connection: the signal was sent."""
+        self.cancels -= 1
+        if self.cancels or self.closed or self.fifo.exchanges:
+            return
+        if self.session is None or self.settling:
+            self.settle()
+        elif self.session.blocked:
+            self.session.resume()
+
+    # Getting clean.
+
+    def abandon(self, cancel: bool) -> None:
+        """The session has no more use for the replies: bring the backend to an end of its unit.
+
+        A statement that runs is cancelled if `cancel`, but never one that may be a COMMIT: a cancel
+        can cut short the wait for a synchronous replica. A unit without Sync is given one; if it
+        executed something outside a transaction block, an error goes first, lest Sync commit it.
+        """
+        fifo = self.fifo
+        self.settling = True
+        self.stream_mine = False
+        self._unpause()
+        for exchange in fifo.exchanges:
+            exchange.mine = False
+        self.deadline = self.pool.outside.now + self.pool.outside.cancel_timeout
+        if fifo.copying:
+            self._end_copy()
+        elif fifo.exchanges:
+            running = fifo.running
+            if fifo.exchanges[-1].open:
+                self._end_unit(fifo.exchanges[-1])
+            if running and cancel and not any(exchange.ends for exchange in fifo.exchanges):
+                self.cancel()
+        if not fifo.exchanges:
+            self.settle()
+
+    def _unpause(self) -> None:
+        if self.wants_pause:
+            self.wants_pause = False
+            self.port.update_reading()
+
+    def _end_unit(self, unit: Exchange) -> None:
+        data = encode.SYNC
+        if unit.executes and not self.fifo.in_transaction:
+            self.fifo.sent(DESCRIBE)
+            data = _NO_SUCH_STATEMENT + encode.SYNC
+        self.fifo.sent(SYNC)
+        self.port.write(data)
+
+    def _end_copy(self) -> None:
+        head = self.fifo.exchanges[0]
+        extended = head.owed[head.at] == EXECUTE
+        self.fifo.sent(COPY_FAIL)
+        data = encode.copy_fail("the client has left, or slept too long")
+        if extended:
+            self.fifo.sent(SYNC)
+            data += encode.SYNC
+        self.port.write(data)
+
+    def settle(self) -> None:
+        """Nothing is owed and no session speaks: the next step to being clean, or give it back."""
+        if self.closed or self.cancels:
+            return
+        self._unpause()
+        fifo = self.fifo
+        if fifo.untrusted:
+            self.close(fifo.untrusted)
+        elif fifo.in_transaction:
+            self._settle_by(self.ours(b"ROLLBACK", "ROLLBACK"))
+        elif self.session is None and self.dirty:
+            self.dirty = ""
+            self.applied = NO_SETTINGS
+            # DISCARD ALL leaves the role as it is, and must be a Query by itself.
+            self._settle_by(
+                self.ours(b"RESET ROLE", "RESET ROLE") + self.ours(b"DISCARD ALL", "DISCARD ALL")
+            )
+        else:
+            self.settling = False
+            self.deadline = _NEVER
+            if self.session is None:
+                self.pool.take_back(self)
+            else:
+                self.session.resume()
+
+    def _settle_by(self, data: bytes) -> None:
+        self.settling = True
+        self.deadline = self.pool.outside.now + self.pool.outside.rollback_timeout
+        self.port.write(data)
+
+    def close(self, why: str) -> None:
+        """Close it for a reason of ours; its session, if any, is told."""
+        if not self.closed:
+            self.pool.outside.event("backend closed", {"pool": self.pool.name, "why": why})
+            self.port.finish()
+            self.lost()
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        if self.closed:
+            return
+        self.closed = True
+        session = self.session
+        self.session = None
+        self.pool.removed(self)
+        if session is not None:
+            session.backend_lost(self)

@@ -1,0 +1,380 @@
+"""How a session's business ends that the client did not end: time, loss, cancel, leaving.
+
+Never throw away a backend that can be saved, never save one whose state is unknown; and the client
+lives wherever the protocol allows it, with an honest error in place of its next answer.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from txproxy.core import transaction
+from txproxy.core.transaction import BEGUN, FAILED, NONE, OPEN
+from txproxy.wire import encode, sql
+from txproxy.wire.codes import (
+    EXECUTE,
+    FUNCTION_CALL,
+    IDLE,
+    IN_FAILED,
+    IN_TRANSACTION,
+    PARSE,
+    QUERY,
+    SYNC,
+)
+from txproxy.wire.messages import int32
+
+if TYPE_CHECKING:
+    from txproxy.core.backend import Backend
+    from txproxy.core.session import Session
+
+_HINT: Final = (
+    "End transactions (COMMIT or ROLLBACK) before doing anything slow. This session can go on; "
+    "repeat the whole transaction."
+)
+
+# Time.
+
+
+def look(session: "Session", now: float) -> None:
+    """The janitor's look at a session that holds a backend. `now` in seconds.
+
+    A session that is overdue is marked, and dealt with at the next look if nothing has come from
+    its client until then: after a stall there may be bytes that were not read yet.
+    """
+    backend = session.backend
+    if backend is None or backend.settling or session.logging_in:
+        return
+    idle = now - session.active_at
+    settings = session.pool.settings
+    if _waits_for_client(session, backend):
+        limit = session.ours.timeout
+        expired = bool(settings.transaction_timeout) and session.answers.state == OPEN
+        if expired and now - session.begun_at > settings.transaction_timeout:
+            _mark_or(session, "transaction_timeout")
+        elif limit and idle > limit:
+            _mark_or(session, "idle_transaction_timeout")
+    elif backend.fifo.running and not backend.fifo.exchanges[0].cancelled:
+        _look_at_statement(session, backend, now)
+
+
+def _waits_for_client(session: "Session", backend: "Backend") -> bool:
+    """Idle in transaction: the server holds one, and can do nothing until the client goes on."""
+    if session.stream and session.stream_forward:
+        return True
+    if backend.fifo.exchanges:
+        return backend.fifo.waits_for_client
+    return session.answers.state == OPEN
+
+
+def _mark_or(session: "Session", why: str) -> None:
+    if session.marked_at == session.active_at:
+        reap(session, why)
+    else:
+        session.marked_at = session.active_at
+
+
+def _look_at_statement(session: "Session", backend: "Backend", now: float) -> None:
+    settings = session.pool.settings
+    stats = session.pool.stats
+    in_transaction = session.answers.state == OPEN or session.answers.state == BEGUN
+    if settings.query_timeout and now - session.active_at > settings.query_timeout:
+        stats.query_timeouts += 1
+        _cancel_head(session, backend, "query_timeout")
+    elif (
+        settings.transaction_timeout
+        and in_transaction
+        and now - session.begun_at > settings.transaction_timeout
+    ):
+        stats.transaction_timeouts += 1
+        session.transaction_expired = True
+        _cancel_head(session, backend, "transaction_timeout")
+
+
+def _cancel_head(session: "Session", backend: "Backend", why: str) -> None:
+    backend.fifo.exchanges[0].cancelled = True
+    session.pool.outside.event("cancelled", {"why": why, **about(session)})
+    backend.cancel()
+
+
+def about(session: "Session") -> dict[str, object]:
+    """Who a session is and what it last said, for the log."""
+    literals = session.pool.outside.log_statement_literals
+    said = (
+        session.statement.decode("utf-8", "replace") if literals else sql.redact(session.statement)
+    )
+    fields: dict[str, object] = {
+        "database": session.pool.settings.database,
+        "user": session.pool.settings.user,
+        "client": session.address,
+        "application_name": session.told.get("application_name", ""),
+        "statement": said,
+    }
+    tags = sql.tags(session.statement_end or session.statement)
+    if tags:
+        fields["tags"] = tags
+    return fields
+
+
+def reap(session: "Session", why: str) -> None:
+    """The session slept too long: roll back on the backend, which is then anybody's; the client
+    lives and gets its ERROR in place of its next answer. `why` is the setting's name.
+
+    A unit without Sync that executed nothing outside a transaction is only ended: nobody is harmed.
+    """
+    backend = session.backend
+    assert backend is not None
+    fifo = backend.fifo
+    unit = fifo.exchanges[-1] if fifo.exchanges else None
+    in_block = fifo.in_transaction or session.answers.state == BEGUN
+    half = session.stream > 0 and session.stream_forward
+    if unit is not None and not (in_block or half or unit.copying or unit.executes):
+        _end_idle_unit(session, backend)
+        return
+    if session.ours.action == "report":
+        _report(session, why)
+        return
+    log_reaped(session, why)
+    if session.ours.action == "disconnect" or half:
+        session.pool.stats.disconnected += 1
+        session.fatal(_error_of_reaping(session, why, "FATAL"))
+        return
+    session.pool.stats.reaped += 1
+    answers = session.answers
+    answers.lost = _error_of_reaping(session, why, "ERROR")
+    if in_block:
+        if answers.state == BEGUN:
+            answers.state = transaction.after(BEGUN, transaction.READY_OPEN)
+            answers.status = IN_TRANSACTION
+        answers.state = transaction.after(answers.state, transaction.REAP)
+    session.undo_settings()
+    session.transaction_expired = False
+    session.unnamed = False
+    if unit is not None and unit.copying:
+        in_unit = unit.owed[unit.at] == EXECUTE
+        session.client.write(answers.tell_now(in_unit))
+    _let_go(session, backend, cancel=False)
+
+
+def _end_idle_unit(session: "Session", backend: "Backend") -> None:
+    if session.pin:
+        backend.abandon(cancel=False)
+        return
+    session.reparse = session.parsed
+    session.unnamed = bool(session.parsed)
+    _let_go(session, backend, cancel=False)
+
+
+def _let_go(session: "Session", backend: "Backend", cancel: bool) -> None:
+    """Take the backend from the session, unless that is pinned to it, and get it clean."""
+    if not session.pin:
+        session.backend = None
+        backend.session = None
+    backend.abandon(cancel)
+
+
+def _report(session: "Session", why: str) -> None:
+    session.pool.stats.would_reap += 1
+    session.active_at = session.pool.outside.now
+    session.pool.outside.event("would reap", {"why": why, **_times(session), **about(session)})
+
+
+def log_reaped(session: "Session", why: str) -> None:
+    """The log line that says who was reaped."""
+    session.pool.outside.event("reaped", {"why": why, **_times(session), **about(session)})
+
+
+def _times(session: "Session") -> dict[str, object]:
+    now = session.pool.outside.now
+    return {
+        "idle_s": round(now - session.active_at, 3),
+        "transaction_s": round(now - session.begun_at, 3) if session.begun_at else 0.0,
+    }
+
+
+def _error_of_reaping(session: "Session", why: str, severity: str) -> bytes:
+    now = session.pool.outside.now
+    said = sql.redact(session.statement)
+    if why == "transaction_timeout":
+        sqlstate = "25P04"
+        text = "the transaction was rolled back: transaction_timeout"
+    else:
+        sqlstate = session.pool.settings.idle_transaction_sqlstate
+        text = "the transaction was rolled back: it was idle longer than idle_transaction_timeout"
+    detail = f"Idle for {now - session.active_at:.1f} s; its last statement was: {said}"
+    return encode.error(severity, sqlstate, text, detail=detail, hint=_HINT)
+
+
+# Loss.
+
+
+def backend_lost(session: "Session", backend: "Backend") -> None:
+    """The backend is gone. What was under way gets an ERROR, its transaction is FAILED; the
+    session lives, unless state of its own went with the backend or its reply was cut in two.
+    """
+    session.backend = None
+    session.pool.stats.backends_lost += 1
+    words = backend.last_words
+    if session.logging_in or session.pin or (backend.stream_mine and backend.stream):
+        _end_with_backend(session, backend, words)
+        return
+    answers = session.answers
+    if session.stream and session.stream_forward:
+        session.stream_forward = False
+    session.undo_settings()
+    session.unnamed = False
+    outstanding = [exchange for exchange in backend.fifo.exchanges if exchange.mine]
+    if not outstanding and answers.state == OPEN:
+        answers.lost = _error_of_loss(words, ends=False)
+        answers.state = transaction.after(OPEN, transaction.REAP)
+    said = answers.news
+    answers.news = b""
+    for exchange in outstanding:
+        if exchange.begins and answers.state == NONE:
+            answers.state = transaction.after(NONE, transaction.BEGIN)
+        answers.state = _lost_state(answers.state, exchange.ends)
+        answers.status = IN_FAILED if answers.state == FAILED else IDLE
+        if not exchange.failed:
+            said += _error_of_loss(words, exchange.ends)
+        if exchange.open:
+            answers.discarding = True
+            answers.unit = True
+        else:
+            said += encode.ready(answers.status)
+    if outstanding:
+        session.client.write(said)
+    elif said:
+        answers.news = said
+    if session.blocked and not session.queued:
+        session.resume()
+
+
+def _lost_state(state: int, ends: bool) -> int:
+    """After a COMMIT whose outcome is unknown there is no transaction to end."""
+    if ends or state == FAILED:
+        return NONE if ends else FAILED
+    return transaction.after(state, transaction.LOSE)
+
+
+def _end_with_backend(session: "Session", backend: "Backend", words: dict[str, str]) -> None:
+    if backend.stream_mine and backend.stream:
+        # In the middle of a message no error can be said.
+        session.gone(cancel=True)
+        session.client.finish()
+        return
+    fields = dict(words) if words else {"C": "08006", "M": "the server closed the connection"}
+    if session.pin and "H" not in fields:
+        fields["H"] = f"The session had state of its own on that backend ({session.pin})."
+    session.fatal(encode.error_of("FATAL", fields))
+
+
+def _error_of_loss(words: dict[str, str], ends: bool) -> bytes:
+    """What the server said last, under severity ERROR; 08007 where a COMMIT was under way."""
+    reason = words.get("M", "the server closed the connection")
+    if ends:
+        return encode.error(
+            "ERROR",
+            "08007",
+            "the backend was lost while COMMIT was under way: its outcome is unknown",
+            detail=reason,
+            hint="Look whether the transaction was committed before repeating it.",
+        )
+    if words:
+        return encode.error_of("ERROR", words)
+    return encode.error("ERROR", "08006", reason)
+
+
+# A session that waits for a backend.
+
+
+def refuse(session: "Session", error: bytes) -> None:
+    """No backend for the unit that waits: it gets `error`; the units behind it go on by the table.
+
+    A unit that begins a transaction, and one inside a transaction that was begun here, leave it
+    FAILED, so that nothing of that transaction runs in autocommit.
+    """
+    session.queued = False
+    if session.logging_in:
+        session.fatal(error)
+        return
+    data = session.take_inbox()
+    answers = session.answers
+    if answers.state == NONE and _first_unit_begins(data):
+        answers.state = transaction.after(NONE, transaction.BEGIN)
+    if answers.state != FAILED:
+        answers.state = transaction.after(answers.state, transaction.LOSE)
+    session.begin_owed = False
+    answers.status = IN_FAILED if answers.state == FAILED else IDLE
+    if data[0] != QUERY and data[0] != FUNCTION_CALL:
+        answers.discarding = True
+        answers.unit = True
+        session.client.write(error)
+        session.go_on(data)
+        return
+    session.client.write(error + encode.ready(answers.status))
+    session.drop_first(data)
+
+
+def _first_unit_begins(data: bytes) -> bool:
+    """Whether a statement of the first unit in `data` begins a transaction, or may."""
+    i = 0
+    while len(data) - i >= 5 and data[i] != SYNC:
+        end = i + 1 + int32(data, i + 1)
+        body = data[i + 5 : end]
+        if data[i] == QUERY:
+            return sql.judge(body[:-1]).begins
+        if data[i] == PARSE and sql.judge(body.split(b"\0", 2)[1]).begins:
+            return True
+        i = end
+    return False
+
+
+def cancel(session: "Session") -> None:
+    """A CancelRequest with this session's key: its statement at the head, or queued, or none."""
+    session.pool.stats.cancelled += 1
+    if session.queued and not session.logging_in:
+        session.pool.forget(session)
+        refuse(session, encode.error("ERROR", "57014", "canceling statement due to user request"))
+        return
+    backend = session.backend
+    if backend is not None and backend.fifo.running and backend.fifo.exchanges[0].mine:
+        backend.cancel()
+
+
+def leave(session: "Session", backend: "Backend", cancel: bool) -> None:
+    """The client has left while it held a backend."""
+    session.backend = None
+    backend.session = None
+    if backend.dirty == "LOAD":
+        backend.fifo.untrusted = "a library was loaded into it"
+    if backend.fifo.exchanges or backend.fifo.in_transaction:
+        session.pool.stats.vanished += 1
+    if session.stream and session.stream_forward:
+        backend.close("its client left in the middle of a message")
+    else:
+        backend.abandon(cancel and session.pool.outside.cancel_on_disconnect)
+
+
+def wait_is_over(session: "Session") -> None:
+    """query_wait_timeout: the session has waited long enough for a backend."""
+    session.pool.stats.query_wait_timeouts += 1
+    session.pool.outside.event("query_wait_timeout", about(session))
+    error = encode.error(
+        "FATAL" if session.logging_in else "ERROR",
+        "53300",
+        "no backend was free in time: query_wait_timeout",
+        hint="All backends of the pool were in use; see pool_size, and who holds them.",
+    )
+    refuse(session, error)
+
+
+def look_if_idle(session: "Session", now: float) -> None:
+    """client_idle_timeout: counts unless the server holds a transaction or works for the client."""
+    limit = session.pool.settings.client_idle_timeout
+    busy = session.queued or session.logging_in or session.answers.state == OPEN
+    if busy or now - session.active_at <= limit:
+        return
+    if session.backend is not None and session.backend.fifo.exchanges:
+        return
+    session.pool.stats.client_idle_timeouts += 1
+    session.pool.outside.event("client_idle_timeout", about(session))
+    session.fatal(
+        encode.error("FATAL", "57P05", "terminating connection due to idle-session timeout")
+    )

@@ -1,0 +1,272 @@
+"""What is owed to whom: the FIFO of exchanges of one backend.
+
+An exchange is what was sent to a backend up to and including the ReadyForQuery that answers it,
+with an owner: the session that holds the backend, or nobody (our own ROLLBACK, the settings we
+replay), whose replies are swallowed. How many ReadyForQuery come depends on the replies and not
+only on what was sent, so the FIFO follows the server message by message:
+
+- an error in an extended message makes the server skip to Sync, a Query on the way included;
+- while the server reads COPY data it ignores Sync and Flush;
+- CopyDone and CopyFail outside COPY are dropped by the server and answered by nothing.
+
+Source: PostgreSQL 18, section 54.2 "Message Flow", and PostgresMain() in postgres.c.
+"""
+
+from collections import deque
+from typing import Final
+
+from txproxy.wire.codes import (
+    BIND,
+    BIND_COMPLETE,
+    CLOSE,
+    CLOSE_COMPLETE,
+    COMMAND_COMPLETE,
+    COPY_DONE,
+    COPY_FAIL,
+    DESCRIBE,
+    EMPTY_QUERY,
+    EXECUTE,
+    EXTENDED,
+    FLUSH,
+    FUNCTION_CALL,
+    IDLE,
+    NO_DATA,
+    PARSE,
+    PARSE_COMPLETE,
+    PORTAL_SUSPENDED,
+    QUERY,
+    ROW_DESCRIPTION,
+    SYNC,
+)
+
+_READY_KINDS: Final = frozenset((QUERY, SYNC, FUNCTION_CALL))
+_EXECUTING: Final = frozenset((BIND, EXECUTE))
+
+
+def _settled_by() -> list[int]:
+    """For each reply the extended message that it settles; 0: it settles none."""
+    kinds = [0] * 256
+    kinds[PARSE_COMPLETE] = PARSE
+    kinds[BIND_COMPLETE] = BIND
+    kinds[CLOSE_COMPLETE] = CLOSE
+    kinds[ROW_DESCRIPTION] = DESCRIBE
+    kinds[NO_DATA] = DESCRIBE
+    kinds[COMMAND_COMPLETE] = EXECUTE
+    kinds[EMPTY_QUERY] = EXECUTE
+    kinds[PORTAL_SUSPENDED] = EXECUTE
+    return kinds
+
+
+_SETTLED_BY: Final = _settled_by()
+
+
+class Exchange:
+    """One unit that was sent to a backend.
+
+    `owed` are the kinds of its messages that want a reply, `at` the first of them not yet answered.
+    `open` says that the server reads on until Sync.
+    """
+
+    __slots__ = (
+        "at",
+        "begins",
+        "cancelled",
+        "copying",
+        "ends",
+        "executes",
+        "failed",
+        "may_copy",
+        "mine",
+        "open",
+        "owed",
+        "purpose",
+        "skipping",
+        "sync_lost",
+    )
+
+    def __init__(self, kind: int, mine: bool) -> None:
+        self.mine = mine  # the session's that holds the backend; else nobody's
+        self.purpose = ""  # of one of our own: its error is ours to handle
+        self.owed = [kind]
+        self.at = 0
+        self.open = kind in EXTENDED
+        self.skipping = False
+        self.copying = False  # the server reads COPY data
+        self.sync_lost = False  # a Sync was sent while the server may have read COPY data
+        self.begins = False  # what it says about transactions: see wire/sql.py
+        self.ends = False
+        self.may_copy = False
+        self.executes = kind in _EXECUTING
+        self.cancelled = False
+        self.failed = False  # its ErrorResponse was passed on
+
+    def __repr__(self) -> str:
+        owner = "session" if self.mine else "nobody"
+        kinds = bytes(self.owed[self.at :]).decode()
+        return f"<Exchange of {owner} owed={kinds!r}{' open' if self.open else ''}>"
+
+
+class Fifo:
+    """The exchanges of one backend, oldest first, and the transaction status last reported.
+
+    `untrusted`: why what the server will say cannot be counted on any more; the backend must then
+    be closed once nobody needs it. `broken`: replies and requests can no longer be matched.
+    """
+
+    def __init__(self) -> None:
+        self.exchanges: deque[Exchange] = deque()
+        self.status = IDLE
+        self.untrusted = ""
+        self.broken = False
+        self.readied = False  # a ReadyForQuery for the session has come; reset by whoever reads it
+
+    def __repr__(self) -> str:
+        return f"<Fifo {chr(self.status)} {list(self.exchanges)}>"
+
+    def sent(self, kind: int, mine: bool = True) -> Exchange | None:
+        """A message was sent that may be answered. Its exchange; None if the server drops it."""
+        exchanges = self.exchanges
+        last = exchanges[-1] if exchanges else None
+        if last is None or not (last.open or last.copying):
+            if kind == COPY_DONE or kind == COPY_FAIL or kind == FLUSH:
+                if last is not None and kind != FLUSH:
+                    last.owed.append(kind)
+                return last
+            last = Exchange(kind, mine)
+            exchanges.append(last)
+            return last
+        if last.copying:
+            self._sent_while_copying(last, kind)
+            return last
+        if kind == FLUSH or (last.skipping and kind != SYNC):
+            return last
+        last.skipping = False
+        last.owed.append(kind)
+        if kind == SYNC:
+            last.open = False
+        elif kind in _EXECUTING:
+            last.executes = True
+        elif kind == QUERY and last.executes:
+            # PostgreSQL 18 then answers T and I, and fails the next statement with XX000.
+            self.untrusted = "a Query followed an Execute without Sync"
+        return last
+
+    def _sent_while_copying(self, last: Exchange, kind: int) -> None:
+        if kind == COPY_DONE or kind == COPY_FAIL:
+            last.copying = False
+        elif kind == SYNC:
+            last.sync_lost = True
+
+    @property
+    def owes(self) -> bool:
+        """Whether the server has anything to answer, COPY data that it waits for included."""
+        exchanges = self.exchanges
+        if not exchanges:
+            return False
+        head = exchanges[0]
+        return head.at < len(head.owed)
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether the server, inside a unit or a COPY, can do nothing until the client goes on."""
+        exchanges = self.exchanges
+        if len(exchanges) != 1:
+            return False
+        head = exchanges[0]
+        return head.copying or (head.open and head.at == len(head.owed))
+
+    @property
+    def running(self) -> bool:
+        """Whether the server works: it owes something and does not wait for the client."""
+        return self.owes and not self.waits_for_client
+
+    @property
+    def copying(self) -> bool:
+        """Whether the server reads COPY data."""
+        return bool(self.exchanges) and self.exchanges[0].copying
+
+    def answered(self, reply: int) -> None:
+        """A reply came that is none of ErrorResponse, ReadyForQuery, CopyInResponse."""
+        kind = _SETTLED_BY[reply]
+        if kind == 0:
+            return
+        if not self.exchanges:
+            self.broken = True
+            return
+        head = self.exchanges[0]
+        owed = head.owed[head.at] if head.at < len(head.owed) else SYNC
+        if owed == kind:
+            head.at += 1
+            self._drop_copy_ends(head)
+        elif owed != QUERY and owed != FUNCTION_CALL:
+            self.broken = True
+
+    def copy_in(self) -> None:
+        """CopyInResponse: from here the server reads COPY data and ignores Sync and Flush."""
+        if not self.owes:
+            self.broken = True
+            return
+        head = self.exchanges[0]
+        head.copying = True
+        self._eat(head)
+        while head.copying and len(self.exchanges) > 1:
+            following = self.exchanges[1]
+            del self.exchanges[1]
+            head.owed += following.owed
+            head.open = following.open
+            self._eat(head)
+
+    def _eat(self, head: Exchange) -> None:
+        """Take out what the server reads as part of the COPY: up to CopyDone or CopyFail."""
+        place = head.at + 1
+        while place < len(head.owed) and head.copying:
+            kind = head.owed[place]
+            if kind == SYNC:
+                head.sync_lost = True
+                head.open = head.owed[head.at] == EXECUTE
+            elif kind == COPY_DONE or kind == COPY_FAIL:
+                head.copying = False
+            else:
+                return
+            del head.owed[place]
+
+    def error(self) -> bool:
+        """ErrorResponse. False if no exchange waits for it: the backend is dying."""
+        if not self.owes:
+            return False
+        head = self.exchanges[0]
+        if head.sync_lost:
+            # The server may have read that Sync before it failed, or may answer it still.
+            self.broken = True
+        if head.owed[head.at] in EXTENDED:
+            owed = head.owed
+            while head.at < len(owed) and owed[head.at] != SYNC:
+                head.at += 1
+            head.skipping = head.at == len(owed)
+        head.copying = False
+        head.failed = True
+        return True
+
+    def ready(self, status: int) -> None:
+        """ReadyForQuery, with its status."""
+        self.status = status
+        head = self.exchanges[0] if self.exchanges else None
+        if head is None or head.at == len(head.owed) or head.owed[head.at] not in _READY_KINDS:
+            self.broken = True
+            return
+        if head.mine:
+            self.readied = True
+        head.at += 1
+        head.copying = False
+        self._drop_copy_ends(head)
+        if head.at == len(head.owed) and not head.open:
+            self.exchanges.popleft()
+
+    def _drop_copy_ends(self, head: Exchange) -> None:
+        while head.at < len(head.owed) and head.owed[head.at] in (COPY_DONE, COPY_FAIL):
+            head.at += 1
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the last ReadyForQuery said T or E."""
+        return self.status != IDLE

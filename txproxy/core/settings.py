@@ -1,0 +1,130 @@
+"""Session settings: what a client wants, what a backend has, and the difference as SQL.
+
+A client's wishes come with its start-up packet, and change when the server reports a setting of
+FOLLOWED. They go to each backend that serves the client, ahead of its statement. Values are shared:
+sessions that want the same hold the same object, so that comparing them is comparing addresses.
+
+Source: PostgreSQL 18, section 54.2.7 "Asynchronous Operations" (which settings are reported).
+"""
+
+import re
+from typing import Final
+
+FOLLOWED: Final = frozenset(
+    (
+        "application_name",
+        "client_encoding",
+        "datestyle",
+        "default_transaction_read_only",
+        "intervalstyle",
+        "search_path",
+        "standard_conforming_strings",
+        "timezone",
+    )
+)
+"""Settings that a SET may change without pinning, where the server reports them."""
+
+_BACKSLASH_SECOND: Final = frozenset(
+    ("SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "GB18030", "UHC", "JOHAB")
+)
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*")
+_SHARED_LIMIT: Final = 10_000
+
+
+class Settings:
+    """Settings by lower-case name. Immutable; `items` is sorted. Make one with `share()`."""
+
+    def __init__(self, items: tuple[tuple[str, str], ...]) -> None:
+        self.items = items
+        self.by_name: dict[str, str] = dict(items)
+
+    def __repr__(self) -> str:
+        return f"<Settings {self.by_name}>"
+
+    def changed(self, name: str, value: str) -> "Settings":
+        """These with one more."""
+        name = name.lower()
+        if self.by_name.get(name) == value:
+            return self
+        return share({**self.by_name, name: value})
+
+
+_shared: dict[tuple[tuple[str, str], ...], Settings] = {}
+
+
+def share(by_name: dict[str, str]) -> Settings:
+    """The one object for these settings, whose names must be lower-case."""
+    items = tuple(sorted(by_name.items()))
+    known = _shared.get(items)
+    if known is None:
+        if len(_shared) >= _SHARED_LIMIT:
+            _shared.clear()
+        known = Settings(items)
+        _shared[items] = known
+    return known
+
+
+NO_SETTINGS: Final = Settings(())
+_shared[()] = NO_SETTINGS
+
+
+def is_name(name: str) -> bool:
+    """Whether this can be a setting's name at all, and be put into SQL as it is."""
+    return _NAME.fullmatch(name) is not None
+
+
+def judgeable(client_encoding: str) -> bool:
+    """Whether texts in this encoding can be read byte by byte: no backslash as second byte."""
+    return client_encoding.upper().replace("-", "_") not in _BACKSLASH_SECOND
+
+
+def difference(applied: Settings, wanted: Settings) -> bytes:
+    """The SQL that brings a backend from `applied` to `wanted`; b"" if they agree.
+
+    One string is one transaction: all of it happens or none. set_config() and not SET, because a
+    start-up packet gives values as set_config() takes them (a search_path is a list in one string).
+    """
+    if applied.items == wanted.items:
+        return b""
+    parts = [f"RESET {name}" for name in applied.by_name if name not in wanted.by_name]
+    calls = [
+        f"pg_catalog.set_config('{name}',{_literal(value)},false)"
+        for name, value in wanted.items
+        if applied.by_name.get(name) != value
+    ]
+    if calls:
+        parts.append("SELECT " + ",".join(calls))
+    return ";".join(parts).encode("utf-8", "surrogateescape")
+
+
+def _literal(value: str) -> str:
+    quoted = value.replace("'", "''")
+    return "E'" + quoted.replace("\\", "\\\\") + "'" if "\\" in quoted else f"'{quoted}'"
+
+
+def parse_options(options: str) -> dict[str, str] | None:
+    """The settings in a start-up packet's `options`: -c name=value, -cname=value, --name=value.
+
+    A backslash quotes the next character. None if there is anything else in it.
+    """
+    found: dict[str, str] = {}
+    words = [_unescape(word) for word in re.findall(r"(?:\\.|[^\s\\])+", options)]
+    while words:
+        word = words.pop(0)
+        if word == "-c" and words:
+            setting = words.pop(0)
+        elif word.startswith("--") or word.startswith("-c"):
+            setting = word[2:]
+        else:
+            return None
+        name, equals, value = setting.partition("=")
+        name = name.replace("-", "_").lower()
+        if not equals or not is_name(name):
+            return None
+        found[name] = value
+    return found
+
+
+def _unescape(word: str) -> str:
+    return re.sub(r"\\(.)", r"\1", word)

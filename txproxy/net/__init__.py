@@ -1,0 +1,1 @@
+"""Sockets, signals and the janitor: everything that waits."""

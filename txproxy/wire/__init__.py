@@ -1,0 +1,1 @@
+"""Bytes: how the protocol's messages look. No decisions, no I/O."""
