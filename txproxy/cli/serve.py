@@ -1,6 +1,7 @@
 """`txproxy serve`: run until told to stop."""
 
 import asyncio
+import resource
 import signal
 import sys
 
@@ -19,11 +20,18 @@ def serve(config: Config) -> int:
     Returns the exit code: 0 after an orderly end, 1 if an address is not to be had.
     """
     log.set_up(config.log_format, config.log_level)
+    _raise_file_limit()
     try:
         return uvloop.run(_serve(config))
     except ConnectError as error:
         print(f"txproxy: {error}", file=sys.stderr)
         return 1
+
+
+def _raise_file_limit() -> None:
+    """Each client is a descriptor: take as many as the system lets this process have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _serve(config: Config) -> int:
@@ -38,7 +46,7 @@ async def _serve(config: Config) -> int:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_signal)
     await server.start()
-    LOGGER.info("ready", extra={"fields": {"listen": ", ".join(map(str, config.listen))}})
+    LOGGER.info("ready", extra={"fields": {"listen": ", ".join(server.addresses)}})
     await stop.wait()
     LOGGER.info("draining", extra={"fields": {"clients": len(server.clients)}})
     drain = loop.create_task(server.drain(config.shutdown_timeout))

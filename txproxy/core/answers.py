@@ -1,10 +1,9 @@
 """What we answer in the server's place, message by message.
 
 Three occasions: the client's transaction was rolled back while it slept (REAPED), it has been told
-and has not ended the transaction (FAILED), and settings of our own (`SET txproxy.…`). `Answers` keeps
-what such a unit needs between two messages: the statements and portals that only we know, and
-whether the rest of the unit is discarded. Each answer was compared with a real server's in an
-aborted transaction.
+and has not ended the transaction (FAILED), and settings of our own (`SET txproxy.…`). `Answers`
+keeps what such a unit needs between two messages: the statements and portals that only we know,
+and whether the rest of the unit is discarded.
 
 Source: PostgreSQL 18, section 54.2.3 "Extended Query", and exec_*_message() in postgres.c.
 """
@@ -129,7 +128,7 @@ class Answers:
         client.write(_ROLLBACK)
 
     def tell_now(self, in_unit: bool) -> bytes:
-        """The ERROR for a COPY that we ended; in an extended unit the rest up to Sync is dropped."""
+        """The ERROR for a COPY that we ended; in an extended unit all up to Sync is dropped."""
         if self.state >= REAPED:
             said = self._refuse()
         else:
@@ -304,7 +303,7 @@ class Ours:
                     "ERROR",
                     "42501",
                     f"txproxy.idle_transaction_timeout cannot be longer than {allowed:g}s here",
-                    hint="idle_transaction_timeout_max of the user, in the proxy's configuration, allows more.",
+                    hint="idle_transaction_timeout_max in the proxy's configuration allows more.",
                 )
             )
         return seconds

@@ -108,8 +108,9 @@ class Backend:
         self.ours_failed: dict[str, str] = {}  # the ERROR that an exchange of our own got
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "settling" if self.settling else ""
-        return f"<Backend {self.pool.name} {state or ('leased' if self.session else 'idle')} {self.fifo}>"
+        held = "leased" if self.session else "idle"
+        state = "closed" if self.closed else "settling" if self.settling else held
+        return f"<Backend {self.pool.name} {state} {self.fifo}>"
 
     # The way of a chunk.
 
@@ -134,11 +135,10 @@ class Backend:
             session.resume()
 
     def _idle(self) -> None:
-        session = self.session
-        if self.settling or session is None:
+        if self.settling:
             self.settle()
-        else:
-            session.backend_idle()
+        elif self.session is not None:
+            self.session.backend_idle()
 
     def _read(self, data: bytes) -> bytes:
         """What of `data` goes to the client: as a rule all of it, or nothing."""
@@ -260,9 +260,9 @@ class Backend:
         self.cancels -= 1
         if self.cancels or self.closed or self.fifo.exchanges:
             return
-        if self.session is None or self.settling:
+        if self.settling:
             self.settle()
-        elif self.session.blocked:
+        elif self.session is not None and self.session.blocked:
             self.session.resume()
 
     # Getting clean.
@@ -317,7 +317,10 @@ class Backend:
 
     def settle(self) -> None:
         """Nothing is owed and no session speaks: the next step to being clean, or give it back."""
-        if self.closed or self.cancels:
+        if self.closed:
+            return
+        self.settling = True
+        if self.cancels:
             return
         self._unpause()
         fifo = self.fifo
@@ -341,7 +344,6 @@ class Backend:
                 self.session.resume()
 
     def _settle_by(self, data: bytes) -> None:
-        self.settling = True
         self.deadline = self.pool.outside.now + self.pool.outside.rollback_timeout
         self.port.write(data)
 

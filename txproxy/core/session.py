@@ -1,8 +1,8 @@
 """One client: what becomes of each of its messages.
 
-`client_sent()` is the way of a chunk from the client: each message is forwarded, dropped, answered
-here (answers.py), replaced, or held until a backend is there. What is forwarded goes to the backend
-in one write, as the same bytes object where nothing had to be changed.
+`client_sent()` is the way of a chunk from the client: each message gets its verdict (requests.py),
+and what is forwarded goes to the backend in one write, as the same bytes object where nothing had
+to be changed.
 
 A session holds a backend for one unit, for an open transaction, or, once it has made session state
 that we cannot carry elsewhere (`pin`), to its end.
@@ -10,51 +10,22 @@ that we cannot carry elsewhere (`pin`), to its end.
 
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import endings, transaction
+from txproxy.core import endings, requests, transaction
 from txproxy.core.answers import Answers, Ours
 from txproxy.core.ports import ClientPort
+from txproxy.core.requests import FORWARD, HOLD, REPLACE, STOP
 from txproxy.core.settings import FOLLOWED, Settings, difference, judgeable
-from txproxy.core.transaction import BEGUN, FAILED, NONE, OPEN
-from txproxy.wire import encode, sql
-from txproxy.wire.codes import (
-    BIND,
-    CLOSE,
-    COPY_DATA,
-    COPY_DONE,
-    COPY_FAIL,
-    DESCRIBE,
-    EXECUTE,
-    FLUSH,
-    HELD_LIMIT,
-    IDLE,
-    PARSE,
-    QUERY,
-    SYNC,
-    TERMINATE,
-    client_limits,
-)
+from txproxy.core.transaction import BEGUN, NONE, OPEN
+from txproxy.wire import encode
+from txproxy.wire.codes import COPY_DATA, HELD_LIMIT, IDLE, PARSE, SYNC, client_limits
 from txproxy.wire.messages import int32
 from txproxy.wire.scan import Tail
 
 if TYPE_CHECKING:
     from txproxy.core.backend import Backend
-    from txproxy.core.exchange import Exchange
     from txproxy.core.pool import Pool
 
-# What becomes of a message.
-FORWARD: Final = 0
-DROP: Final = 1  # not sent on: dropped, or answered here
-REPLACE: Final = 2  # `_replacement` is sent in its place
-HOLD: Final = 3  # not now
-STOP: Final = 4  # the session ends: Terminate, or `_problem`
-
 _LIMITS: Final = client_limits()
-_OURS: Final = frozenset((sql.OURS_SET, sql.OURS_SHOW))
-_COPY_ENDS: Final = frozenset((COPY_DONE, COPY_FAIL))
-_STATELESS: Final = sql.judge(b"SELECT 1")
-_TOO_LONG: Final = sql.judge(b"'")  # what cannot be judged
-_NOT_PARSED: Final = encode.describe_statement(b"(unnamed: not parsed in this unit)")
-_LINE: Final = 256  # bytes kept of a statement, for the log
 
 
 class Session:
@@ -72,9 +43,6 @@ class Session:
     __slots__ = (
         "_inbox",
         "_inbox_size",
-        "_problem",
-        "_replacement",
-        "_strings_conform",
         "active_at",
         "address",
         "answers",
@@ -92,15 +60,18 @@ class Session:
         "parsed",
         "pin",
         "pool",
+        "problem",
         "queued",
         "queued_at",
         "reparse",
+        "replacement",
         "session_mode",
         "settled",
         "statement",
         "statement_end",
         "stream",
         "stream_forward",
+        "strings_conform",
         "tail",
         "told",
         "transaction_expired",
@@ -134,13 +105,13 @@ class Session:
         self.stream = 0  # bytes still to come of a message that is passed on, or dropped, in pieces
         self.stream_forward = False
         self.outgoing: list[bytes] = []  # what goes to the backend ahead of the client's bytes
-        self._replacement = b""
-        self._problem = ""
+        self.replacement = b""
+        self.problem = ""
         self.unnamed = False  # the unnamed statement was parsed in the unit that is open now
         self.parsed = b""  # that Parse message
         self.reparse = b""  # a Parse to be sent again, because we ended the unit it was in
         self.begin_owed = False  # a BEGIN goes ahead of the next unit (COMMIT AND CHAIN)
-        self._strings_conform = wanted.by_name.get("standard_conforming_strings", "on") != "off"
+        self.strings_conform = wanted.by_name.get("standard_conforming_strings", "on") != "off"
         self.active_at = pool.outside.now  # when the client or its backend last went on
         self.begun_at = 0.0
         self.marked_at = -1.0  # `active_at` when it was last found to be overdue
@@ -181,8 +152,9 @@ class Session:
     def client_sent(self, data: bytes) -> None:
         """Bytes from the client."""
         if self.blocked:
-            self._hold(data)
-        elif not self.ended:
+            if not self.ended:
+                self._hold(data)
+        else:
             self._process(data)
 
     def _hold(self, data: bytes) -> None:
@@ -235,17 +207,18 @@ class Session:
             length = (data[i + 1] << 24) | (data[i + 2] << 16) | (data[i + 3] << 8) | data[i + 4]
             end = i + 1 + length
             if length < 4 or length > _LIMITS[kind]:
-                verdict = self._violation(f"invalid message: type 0x{kind:02X}, length {length}")
+                self.problem = f"invalid message: type 0x{kind:02X}, length {length}"
+                verdict = STOP
             elif end > n and kind != COPY_DATA and n - i <= HELD_LIMIT:
                 break
             else:
-                verdict = self._message(kind, data, i, end)
+                verdict = requests.verdict(self, kind, data, i, end)
             if verdict != FORWARD:
                 if start < i:
                     pieces.append(data[start:i])
                 start = min(end, n)
                 if verdict == REPLACE:
-                    pieces.append(self._replacement)
+                    pieces.append(self.replacement)
                 elif verdict >= HOLD:
                     break
             if end > n:
@@ -269,6 +242,13 @@ class Session:
         if backend is not None and not backend.fifo.exchanges and not backend.settling:
             self.backend_idle()
 
+    def _stop(self) -> None:
+        if self.problem:
+            self.fatal(encode.error("FATAL", "08P01", self.problem))
+        else:
+            self.gone(cancel=False)
+            self.client.finish()
+
     def _flush(self, data: bytes, start: int, end: int, pieces: list[bytes]) -> None:
         """Write what goes to the backend: the pieces, then data[start:end]."""
         outgoing = self.outgoing
@@ -284,54 +264,9 @@ class Session:
         if pieces and self.backend is not None:
             self.backend.port.write(b"".join(pieces))
 
-    def _message(self, kind: int, data: bytes, i: int, end: int) -> int:
-        """What becomes of the message data[i:end], of which data may hold only the beginning."""
-        if self.answers.active:
-            return self._answer(kind, data, i, end)
-        if kind == QUERY:
-            return self._query(data, i, end)
-        if kind == COPY_DATA or kind == COPY_DONE or kind == COPY_FAIL:
-            return self._copy(kind)
-        if kind == FLUSH:
-            return FORWARD if self.backend is not None else DROP
-        if kind == TERMINATE:
-            return STOP
-        return self._extended(kind, data, i, end)
-
-    def _answer(self, kind: int, data: bytes, i: int, end: int) -> int:
-        """Answered here. COPY data that is on its way to a COPY which is over is dropped."""
-        if kind == TERMINATE:
-            return STOP
-        self.active_at = self.pool.outside.now
-        if kind == FLUSH or kind == COPY_DATA or kind in _COPY_ENDS:
-            return DROP
-        judged = sql.judge(data[i + 5 : end - 1]) if kind == QUERY else None
-        if judged is not None and judged.rest and self.answers.state == FAILED:
-            return self._ended_and_on(data, i, end, judged.rest)
-        answer = self.answers.answer(kind, data[i + 5 : end])
-        if answer:
-            self.client.write(answer)
-        if self.answers.state == BEGUN:
-            self.begin_owed = True
-            self.begun_at = self.pool.outside.now
-        return DROP
-
-    def _ended_and_on(self, data: bytes, i: int, end: int, rest: int) -> int:
-        """A string that ends the failed transaction and goes on: the rest runs on a backend.
-
-        The part that we answered becomes spaces, so that positions in errors stay what they are.
-        """
-        if not self._gate():
-            return HOLD
-        self.answers.end_here(self.client)
-        replacement = data[i : i + 5] + b" " * rest + data[i + 5 + rest : end]
-        self._query(replacement, 0, len(replacement))
-        self._replacement = replacement
-        return REPLACE
-
     # Who gets a backend.
 
-    def _gate(self) -> bool:
+    def has_backend(self) -> bool:
         """Whether a backend is there to be sent to; else the session is queued, or waits."""
         backend = self.backend
         if backend is None:
@@ -382,12 +317,12 @@ class Session:
             if news:
                 self.client.write(news)
         if self.session_mode and not self.pin and not self.logging_in:
-            self._pin("session mode")
+            self.pin_for("session mode")
         if self.client_full:
             backend.wants_pause = True
             backend.port.update_reading()
 
-    def _pin(self, reason: str) -> None:
+    def pin_for(self, reason: str) -> None:
         """Keep the backend to the session's end; then it is reset."""
         self.pin = reason
         if self.backend is not None:
@@ -418,181 +353,6 @@ class Session:
             self.client.update_reading()
         backend.settle()
 
-    # Simple protocol.
-
-    def _query(self, data: bytes, i: int, end: int) -> int:
-        text = data[i + 5 : end - 1]
-        backend = self.backend
-        if backend is None and b"txproxy." not in text and not self._gate():
-            return HOLD
-        judged = sql.judge(text, self._strings_conform) if end <= len(data) else _TOO_LONG
-        if judged.kind in _OURS:
-            return self._our_setting(QUERY, data, i, end)
-        if not self._gate() or self._awaits_copy():
-            return HOLD
-        backend = self.backend
-        assert backend is not None
-        if backend.fifo.copying:
-            return self._not_while_copying(QUERY)
-        exchange = backend.fifo.sent(QUERY)
-        if judged is not _STATELESS and exchange is not None:
-            self._note(judged, exchange)
-        self._keep_statement(text)
-        self.unnamed = False
-        self.answers.unit = False
-        self.active_at = self.pool.outside.now
-        self.pool.stats.queries += 1
-        return FORWARD
-
-    def _our_setting(self, kind: int, data: bytes, i: int, end: int) -> int:
-        """`SET txproxy.…` and SHOW of it: answered here, in its turn."""
-        backend = self.backend
-        if backend is not None and backend.fifo.exchanges:
-            return HOLD
-        self.active_at = self.pool.outside.now
-        self.client.write(self.answers.answer(kind, data[i + 5 : end]))
-        return DROP
-
-    def _awaits_copy(self) -> bool:
-        """Whether a COPY may begin: what is sent now the server might read as its data, and die."""
-        backend = self.backend
-        assert backend is not None
-        exchanges = backend.fifo.exchanges
-        if not exchanges:
-            return False
-        last = exchanges[-1]
-        return last.may_copy and not last.open and not last.copying
-
-    def _not_while_copying(self, kind: int) -> int:
-        return self._violation(f"unexpected message type 0x{kind:02X} during COPY from stdin")
-
-    def _violation(self, problem: str) -> int:
-        self._problem = problem
-        return STOP
-
-    def _stop(self) -> None:
-        if self._problem:
-            self.fatal(encode.error("FATAL", "08P01", self._problem))
-        else:
-            self.gone(cancel=False)
-            self.client.finish()
-
-    def _note(self, judged: sql.Judgement, exchange: "Exchange") -> None:
-        """What a statement means for the transaction and for the session's state."""
-        if judged.begins:
-            exchange.begins = True
-            if self.answers.state == NONE:
-                self.answers.state = BEGUN
-                self.begun_at = self.pool.outside.now
-        if judged.ends:
-            exchange.ends = True
-        if judged.kind == sql.COPY or judged.kind == sql.MANY:
-            exchange.may_copy = True
-        if judged.pin and not self.pin:
-            follows = judged.kind == sql.SET_ONE and judged.setting in FOLLOWED
-            if not (follows and judged.setting in self.pool.base):
-                self._pin(judged.pin)
-        if judged.pin == "LOAD" and self.backend is not None:
-            self.backend.dirty = "LOAD"
-
-    def _keep_statement(self, text: bytes) -> None:
-        self.statement = text[:_LINE]
-        self.statement_end = text[-_LINE:] if len(text) > _LINE else b""
-
-    # Extended protocol, FunctionCall and COPY.
-
-    def _extended(self, kind: int, data: bytes, i: int, end: int) -> int:
-        answers = self.answers
-        if answers.unit and self._answered_here(kind, data, i, end):
-            answer = answers.answer(kind, data[i + 5 : end])
-            if answer:
-                self.client.write(answer)
-            return DROP
-        if kind == PARSE and b"txproxy." in data[i:end]:
-            verdict = self._parse_ours(data, i, end)
-            if verdict != FORWARD:
-                return verdict
-        if not self._gate() or self._awaits_copy():
-            return HOLD
-        backend = self.backend
-        assert backend is not None
-        fifo = backend.fifo
-        if fifo.copying and kind != SYNC:
-            return self._not_while_copying(kind)
-        answers.unit = False
-        self.active_at = self.pool.outside.now
-        if (kind == BIND or kind == DESCRIBE) and self._uses_unparsed(kind, data, i):
-            fifo.sent(DESCRIBE)
-            self._replacement = _NOT_PARSED
-            return REPLACE
-        exchange = fifo.sent(kind)
-        if kind == PARSE:
-            self._parse(data, i, end, exchange)
-        elif kind == EXECUTE:
-            self.pool.stats.queries += 1
-        elif kind == SYNC:
-            self.unnamed = False
-            self.parsed = b""
-        elif kind not in (BIND, DESCRIBE, CLOSE) and not self.pin:
-            self._pin("FunctionCall")
-        return FORWARD
-
-    def _answered_here(self, kind: int, data: bytes, i: int, end: int) -> bool:
-        """In a unit that we answer: whether this message belongs to what only we know."""
-        if kind == PARSE:
-            return False
-        if kind == BIND:
-            parts = data[i + 5 : end].split(b"\0", 2)
-            return len(parts) > 1 and self.answers.knows(parts[1])
-        return True
-
-    def _parse_ours(self, data: bytes, i: int, end: int) -> int:
-        """Parse of a `txproxy.` setting as the first of its unit is ours; FORWARD if it is not."""
-        parts = data[i + 5 : end].split(b"\0", 2)
-        judged = sql.judge(parts[1], self._strings_conform) if len(parts) > 2 else _TOO_LONG
-        if judged.kind not in _OURS:
-            return FORWARD
-        backend = self.backend
-        if backend is not None and backend.fifo.exchanges and backend.fifo.exchanges[-1].open:
-            return FORWARD
-        return self._our_setting(PARSE, data, i, end)
-
-    def _uses_unparsed(self, kind: int, data: bytes, i: int) -> bool:
-        """Bind or Describe of an unnamed statement that is not this unit's: another client's."""
-        if self.unnamed:
-            return False
-        if kind == BIND:
-            portal_end = data.find(b"\0", i + 5)
-            return portal_end >= 0 and data[portal_end + 1 : portal_end + 2] == b"\0"
-        return data[i + 5 : i + 7] == b"S\0"
-
-    def _parse(self, data: bytes, i: int, end: int, exchange: "Exchange | None") -> None:
-        name_end = data.find(b"\0", i + 5)
-        text_end = data.find(b"\0", name_end + 1)
-        whole = end <= len(data) and name_end >= 0 and text_end >= 0
-        text = data[name_end + 1 : text_end] if whole else b""
-        judged = sql.judge(text, self._strings_conform) if whole else _TOO_LONG
-        if judged is not _STATELESS and exchange is not None:
-            self._note(judged, exchange)
-        if name_end != i + 5:
-            if not self.pin:
-                self._pin("prepared statement")
-            self.answers.remember(data[i + 5 : name_end], judged)
-        else:
-            self.unnamed = True
-            self.parsed = data[i:end] if whole and end - i <= HELD_LIMIT else b""
-        self._keep_statement(text)
-
-    def _copy(self, kind: int) -> int:
-        """COPY data, and its end: dropped where no COPY can be on, as the server drops it."""
-        backend = self.backend
-        if backend is None or not backend.fifo.exchanges:
-            return DROP
-        if kind != COPY_DATA:
-            backend.fifo.sent(kind)
-        self.active_at = self.pool.outside.now
-        return FORWARD
-
     # What the server said.
 
     def ready(self, status: int) -> None:
@@ -609,9 +369,8 @@ class Session:
         self.settled = self.wanted
         self.transaction_expired = False
         backend = self.backend
-        if backend is not None and backend.fifo.exchanges:
-            if any(exchange.begins for exchange in backend.fifo.exchanges):
-                answers.state = BEGUN
+        if backend is not None and any(exchange.begins for exchange in backend.fifo.exchanges):
+            answers.state = BEGUN
 
     def follow(self, name: str, value: str) -> None:
         """The server reported a setting while this session's unit ran."""
@@ -622,9 +381,9 @@ class Session:
         if self.backend is not None:
             self.backend.applied = self.wanted
         if lower == "standard_conforming_strings":
-            self._strings_conform = value != "off"
+            self.strings_conform = value != "off"
         elif lower == "client_encoding" and not judgeable(value) and not self.pin:
-            self._pin("client_encoding")
+            self.pin_for("client_encoding")
 
     def undo_settings(self) -> None:
         """The transaction that changed them is gone: tell the client what holds again."""
@@ -640,7 +399,7 @@ class Session:
                     self.answers.news += encode.parameter_status(name, holds)
         self.told = told
         self.wanted = self.settled
-        self._strings_conform = told.get("standard_conforming_strings", "on") != "off"
+        self.strings_conform = told.get("standard_conforming_strings", "on") != "off"
 
     # Beginning and end: see endings.py.
 

@@ -114,7 +114,7 @@ def parse_options(options: str) -> dict[str, str] | None:
         word = words.pop(0)
         if word == "-c" and words:
             setting = words.pop(0)
-        elif word.startswith("--") or word.startswith("-c"):
+        elif word.startswith(("--", "-c")):
             setting = word[2:]
         else:
             return None

@@ -1,7 +1,7 @@
 """The client's transaction: a table of states.
 
 A client's transaction and a backend's are two things. The client may be in one that no backend
-carries any more, because it was rolled back while the client slept; this table is the client's side.
+carries any more, because it was rolled back while the client slept; this is the client's side.
 
 NONE    no transaction
 BEGUN   a unit that begins a transaction is on its way, or waits for a backend

@@ -1,6 +1,8 @@
 """A client's socket: start-up, then bytes to its session."""
 
 import asyncio
+import socket
+import sys
 from typing import TYPE_CHECKING, Final
 
 from txproxy.core.answers import Ours, Refusal
@@ -70,8 +72,8 @@ class Client(asyncio.Protocol):
         """The client has closed its side: close ours."""
         return False
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """The client is gone; why makes no difference."""
         self._server.forget(self, self._pid)
         if self.session is not None:
             try:
@@ -153,7 +155,9 @@ class Client(asyncio.Protocol):
     def _address(self) -> str:
         assert self._transport is not None
         peer = self._transport.get_extra_info("peername")
-        return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) and len(peer) > 1 else "unix"
+        if isinstance(peer, tuple):
+            return f"{peer[0]}:{peer[1]}"
+        return f"unix pid={_peer_pid(self._transport.get_extra_info('socket'))}"
 
     # What the session calls.
 
@@ -205,3 +209,12 @@ class Client(asyncio.Protocol):
                 transport.pause_reading()
             else:
                 transport.resume_reading()
+
+
+def _peer_pid(sock: socket.socket) -> int:
+    """The process at the other end of a unix socket; 0 if the system does not say."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return 0
+    credentials = sock.getsockopt(socket.SOL_SOCKET, option, 12)
+    return int.from_bytes(credentials[:4], sys.byteorder)

@@ -48,7 +48,7 @@ class Server:
         self.clients: set[Client] = set()
         self.pools: dict[tuple[str, str], Pool] = {}
         self.draining = False
-        self._listeners: list[asyncio.AbstractServer] = []
+        self._listeners: list[asyncio.Server] = []
         self._sockets: list[UnixAddress] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._janitor: asyncio.Task[None] | None = None
@@ -85,10 +85,10 @@ class Server:
         self._listeners.append(listener)
 
     @property
-    def ports(self) -> list[int]:
-        """The TCP ports that are listened on, in the order of the configuration."""
+    def addresses(self) -> list[str]:
+        """Where it listens, with the ports that the system chose where the configuration says 0."""
         names = [sock.getsockname() for server in self._listeners for sock in server.sockets]
-        return [name[1] for name in names if isinstance(name, tuple)]
+        return [name if isinstance(name, str) else f"{name[0]}:{name[1]}" for name in names]
 
     def stop_listening(self) -> None:
         """Take no new clients."""

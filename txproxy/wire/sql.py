@@ -64,11 +64,12 @@ _CANNOT_JUDGE: Final = Judgement(STATEMENT, "cannot judge", begins=True, ends=Tr
 
 # The lexer: everything in a text that is not words, numbers and operators.
 
+# The number of the group in the pattern says which.
 _LITERAL: Final = 1
 _QUOTED: Final = 2
-_LINE_COMMENT: Final = 3
-_COMMENT: Final = 4
-_DOLLAR: Final = 5
+_COMMENT: Final = 3
+_OPEN_COMMENT: Final = 4
+_OPEN_DOLLAR: Final = 5
 _SEMICOLON: Final = 6
 _BROKEN: Final = 7
 _END: Final = 8
@@ -111,16 +112,9 @@ def _lexer(string: str) -> re.Pattern[bytes]:
     return re.compile(pattern.encode(), re.DOTALL | re.VERBOSE)
 
 
-def _quotes(string: str) -> re.Pattern[bytes]:
-    """Finds the next complete string, quoted identifier or line comment."""
-    pattern = rf"""['"-](?:(?<='){string}|(?<="){_IDENTIFIER}|(?<=-)-[^\r\n]*)"""
-    return re.compile(pattern.encode(), re.DOTALL | re.VERBOSE)
-
-
 _CONFORMING_STRING: Final = _string("eE", _ESCAPED, _PLAIN)
-_ESCAPING_STRING: Final = _string("bBxX", _PLAIN, _ESCAPED)
 _CONFORMING: Final = _lexer(_CONFORMING_STRING)
-_ESCAPING: Final = _lexer(_ESCAPING_STRING)
+_ESCAPING: Final = _lexer(_string("bBxX", _PLAIN, _ESCAPED))
 _COMMENT_EDGE: Final = re.compile(rb"/\*|\*/")
 
 
@@ -132,11 +126,13 @@ def _next(text: bytes, position: int, lexer: re.Pattern[bytes]) -> tuple[int, in
     kind = found.lastindex or _BROKEN
     start = found.start()
     end = found.end()
-    if kind == _COMMENT:
+    if kind == _OPEN_COMMENT:
+        kind = _COMMENT
         end = _comment_end(text, end)
-    elif kind == _DOLLAR:
-        end = text.find(found.group(), end)
-        end += len(found.group()) if end >= 0 else 0
+    elif kind == _OPEN_DOLLAR:
+        kind = _LITERAL
+        close = text.find(found.group(), end)
+        end = close + end - start if close >= 0 else -1
     return (start, end, kind) if end >= 0 else (start, start, _BROKEN)
 
 
@@ -181,13 +177,13 @@ def _split(text: bytes, lexer: re.Pattern[bytes]) -> list[_Statement] | None:
         run = text[position:start]
         pieces.append(run.lower())
         depth += run.count(b"(") - run.count(b")")
-        if kind in (_LITERAL, _DOLLAR):
+        if kind == _LITERAL:
             literal = literal or text[start:end]
             pieces.append(b"'")
         elif kind == _QUOTED:
             name = text[start:end]
             pieces.append(name if _PLAIN_NAME.fullmatch(name) else b'"?"')
-        elif kind in (_COMMENT, _LINE_COMMENT):
+        elif kind == _COMMENT:
             pieces.append(b" ")
         elif kind == _BROKEN:
             return None
@@ -273,7 +269,8 @@ _FORMS: Final = (
     *(
         (word, ".*", _pinned(word.upper()))
         for word in (
-            "discard", "deallocate", "prepare", "execute", "listen", "unlisten", "load", "do", "call",
+            "discard", "deallocate", "prepare", "execute", "listen", "unlisten", "load", "do",
+            "call",
         )
     ),
 )  # fmt: skip
@@ -306,11 +303,7 @@ _TEMPORARY_NAME: Final = (
 _HAZARDS: Final = (
     (b"set_config", rb'set_config(?!"? ?\([^()\[\]]*, ?true ?\))', "set_config"),
     (b"advisory", rb"\bpg_(?:try_)?advisory_(?!xact_lock)", "advisory lock"),
-    (
-        b"temp",
-        _TEMPORARY_NAME,
-        "temporary table",
-    ),
+    (b"temp", _TEMPORARY_NAME, "temporary table"),
     (
         b"pg_settings",
         rb'\bupdate ?(?:only\b)?[ (]*(?:"?pg_catalog"? ?\. ?)?"?pg_settings\b',
@@ -497,8 +490,11 @@ _COMMON: Final = frozenset(
     for space in (b" ", b"\n", b"\t")
 )
 _TEMPORARY: Final = re.compile(rb"\btemp(?:orary)?\b")
-_CONFORMING_QUOTES: Final = _quotes(_CONFORMING_STRING)
-_ESCAPING_QUOTES: Final = _quotes(_ESCAPING_STRING)
+_SIMPLE: Final = re.compile(
+    rf"""['"/-](?:(?<='){_CONFORMING_STRING}|(?<="){_IDENTIFIER}
+    |(?<=-)-[^\r\n]*|(?<=/)\*[^*/]*\*/)""".encode(),
+    re.DOTALL | re.VERBOSE,
+)
 _NOT_SIMPLE: Final = re.compile(rf"""['"]|/\*|\${_TAG}""".encode())
 
 
@@ -509,7 +505,7 @@ def judge(text: bytes, standard_conforming_strings: bool = True) -> Judgement:
         if known is not None:
             return known
     low = text.lower()
-    if (low[:7] in _COMMON or _begins_commonly(low)) and _is_stateless(
+    if (low[:7] in _COMMON or _begins_commonly(low)) and _is_harmless(
         low, standard_conforming_strings
     ):
         return _STATELESS
@@ -521,25 +517,26 @@ def _begins_commonly(low: bytes) -> bool:
     return low[:7] in _COMMON or low[:5] in _COMMON
 
 
-def _is_stateless(low: bytes, standard_conforming_strings: bool) -> bool:
+def _is_harmless(low: bytes, standard_conforming_strings: bool) -> bool:
     """Whether a text that begins as a query is surely a single one, without state.
 
-    However its quotes and comments are read it is, if it holds nothing of _HAZARDS and no semicolon
-    but at its end: a second statement needs one, and the functions that set state, the temporary
-    schema and INTO TEMP must be spelled out, unless in U&"…". Strings often hold a semicolon or the
-    word temp, so these are looked for again where the simple quotes have been taken out: the first
-    one that is not simple would be left.
+    It is, however its quotes and comments are read, if it holds nothing of _HAZARDS and no
+    semicolon but at its end: a second statement needs one, and the functions that set state, the
+    temporary schema and INTO TEMP must be spelled out, unless in U&"…". Text in strings often has
+    a semicolon or the word temp, so these are looked for again with the simple quotes and comments
+    taken out; the first that is not simple is left, and tells.
     """
-    said = low.decode("latin-1")  # in str a search costs a fifth of what it does in bytes
+    said = low.decode("latin-1")  # searching a str takes a fifth of the time
     if "set_config" in said or "advisory" in said or "pg_settings" in said:
         return False
     temporary = "temp" in said
     if (temporary and "pg_temp" in said) or (0x26 in low and 'u&"' in said):
         return False
-    if not (temporary and _TEMPORARY.search(low)) and _ends_once(low):
+    if _ends_once(low) and not (temporary and _TEMPORARY.search(low)):
         return True
-    quotes = _CONFORMING_QUOTES if standard_conforming_strings else _ESCAPING_QUOTES
-    left = quotes.sub(b" ", low)
+    if not standard_conforming_strings:
+        return False
+    left = _SIMPLE.sub(b" ", low)
     return _ends_once(left) and not _TEMPORARY.search(left) and not _NOT_SIMPLE.search(left)
 
 
@@ -577,25 +574,19 @@ def _tag_text(encoded: bytes) -> str:
 
 
 def _trailing_comment(text: bytes) -> bytes:
-    """The comment that ends the text, b"" if there is none.
-
-    Looked for from its end, so it may hold another comment's beginning; one that holds -- could
-    be part of a line comment behind a string that holds /*.
-    """
+    """The comment that ends the text, or its innermost part; b"" if there is none."""
     text = text[-_COMMENT_LIMIT:].rstrip(b"; \t\r\n\f\v")
     start = text.rfind(b"/*")
     comment = text[start:] if start >= 0 else b""
-    return (
-        comment if len(comment) >= 4 and comment.endswith(b"*/") and b"--" not in comment else b""
-    )
+    return comment if len(comment) >= 4 and comment.endswith(b"*/") else b""
 
 
 def redact(text: bytes, limit: int = 256) -> str:
     """The first `limit` bytes with ? for strings and numbers, for logs, in one printable line.
 
-    Of a longer text the comment at its end is added, where sqlcommenter puts its tags. Whatever the
-    setting standard_conforming_strings says, no string is shown: from the first one whose end
-    depends on it, nothing is.
+    If the text is longer, the comment at its end is added, where sqlcommenter puts its tags. No
+    string is shown, whatever standard_conforming_strings is: from the first one whose end depends
+    on it, nothing is.
     """
     pieces: list[bytes] = []
     position = 0
@@ -608,12 +599,12 @@ def redact(text: bytes, limit: int = 256) -> str:
         if kind == _BROKEN or (kind == _LITERAL and rb"\'" in token):
             pieces.append(b"?")
             break
-        shown = kind not in (_LITERAL, _DOLLAR)
-        pieces.append(token[: limit - start] if shown else b"?")
+        pieces.append(b"?" if kind == _LITERAL else token[: limit - start])
         position = end
-    comment = _trailing_comment(text)[:limit] if len(text) > limit else b""
-    if comment:
-        pieces.append(b" ... " + comment)
+    if len(text) > limit:
+        # With -- in it, it may be the end of a line comment behind a string that holds /*.
+        comment = _trailing_comment(text)[:limit]
+        pieces.append(b" ... " + comment if b"--" not in comment else b" ...")
     return _printable(b"".join(pieces))
 
 

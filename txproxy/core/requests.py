@@ -1,0 +1,276 @@
+"""What becomes of each message that a client sends.
+
+`verdict()` says whether a message is forwarded, dropped or answered here (answers.py), replaced, or
+held; the session acts on it. What a statement means for the transaction and for the session's
+state is read from its leading words (wire/sql.py). A message may be longer than what is there of
+it: then its head decides, and a statement of it cannot be judged.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from txproxy.core.settings import FOLLOWED
+from txproxy.core.transaction import BEGUN, FAILED, NONE
+from txproxy.wire import encode, sql
+from txproxy.wire.codes import (
+    BIND,
+    CLOSE,
+    COPY_DATA,
+    COPY_DONE,
+    COPY_FAIL,
+    DESCRIBE,
+    EXECUTE,
+    FLUSH,
+    HELD_LIMIT,
+    PARSE,
+    QUERY,
+    SYNC,
+    TERMINATE,
+)
+
+if TYPE_CHECKING:
+    from txproxy.core.exchange import Exchange
+    from txproxy.core.session import Session
+
+FORWARD: Final = 0
+DROP: Final = 1  # not sent on: dropped, or answered here
+REPLACE: Final = 2  # `session.replacement` is sent in its place
+HOLD: Final = 3  # not now
+STOP: Final = 4  # the session ends: Terminate, or `session.problem`
+
+_SILENT: Final = frozenset((FLUSH, COPY_DATA, COPY_DONE, COPY_FAIL))
+_OURS: Final = frozenset((sql.OURS_SET, sql.OURS_SHOW))
+_STATELESS: Final = sql.judge(b"SELECT 1")
+_TOO_LONG: Final = sql.judge(b"'")  # what cannot be judged
+_NOT_PARSED: Final = encode.describe_statement(b"(unnamed: not parsed in this unit)")
+_LINE: Final = 256  # bytes kept of a statement, for the log
+
+
+def verdict(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
+    """What becomes of the message data[i:end], of which data may hold only the beginning."""
+    if session.answers.active:
+        return _answer(session, kind, data, i, end)
+    if kind == QUERY:
+        return _query(session, data, i, end)
+    if kind == COPY_DATA or kind == COPY_DONE or kind == COPY_FAIL:
+        return _copy(session, kind)
+    if kind == FLUSH:
+        return FORWARD if session.backend is not None else DROP
+    if kind == TERMINATE:
+        return STOP
+    return _extended(session, kind, data, i, end)
+
+
+def _answer(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
+    """Answered here. COPY data that is on its way to a COPY which is over is dropped."""
+    if kind == TERMINATE:
+        return STOP
+    session.active_at = session.pool.outside.now
+    if kind in _SILENT:
+        return DROP
+    judged = sql.judge(data[i + 5 : end - 1]) if kind == QUERY else None
+    if judged is not None and judged.rest and session.answers.state == FAILED:
+        return _ended_and_on(session, data, i, end, judged.rest)
+    answer = session.answers.answer(kind, data[i + 5 : end])
+    if answer:
+        session.client.write(answer)
+    if session.answers.state == BEGUN:
+        session.begin_owed = True
+        session.begun_at = session.pool.outside.now
+    return DROP
+
+
+def _ended_and_on(session: "Session", data: bytes, i: int, end: int, rest: int) -> int:
+    """A string that ends the failed transaction and goes on: the rest runs on a backend.
+
+    The part that we answered becomes spaces, so that positions in errors stay what they are.
+    """
+    if not session.has_backend():
+        return HOLD
+    session.answers.end_here(session.client)
+    replacement = data[i : i + 5] + b" " * rest + data[i + 5 + rest : end]
+    _query(session, replacement, 0, len(replacement))
+    session.replacement = replacement
+    return REPLACE
+
+
+# Simple protocol.
+
+
+def _query(session: "Session", data: bytes, i: int, end: int) -> int:
+    text = data[i + 5 : end - 1]
+    backend = session.backend
+    if backend is None and b"txproxy." not in text and not session.has_backend():
+        return HOLD
+    judged = sql.judge(text, session.strings_conform) if end <= len(data) else _TOO_LONG
+    if judged.kind in _OURS:
+        return _our_setting(session, QUERY, data, i, end)
+    if not session.has_backend() or _awaits_copy(session):
+        return HOLD
+    backend = session.backend
+    assert backend is not None
+    if backend.fifo.copying:
+        return _not_while_copying(session, QUERY)
+    exchange = backend.fifo.sent(QUERY)
+    if judged is not _STATELESS and exchange is not None:
+        _note(session, judged, exchange)
+    _keep_statement(session, text)
+    session.unnamed = False
+    session.answers.unit = False
+    session.active_at = session.pool.outside.now
+    session.pool.stats.queries += 1
+    return FORWARD
+
+
+def _our_setting(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
+    """`SET txproxy.…` and SHOW of it: answered here, in its turn."""
+    backend = session.backend
+    if backend is not None and backend.fifo.exchanges:
+        return HOLD
+    session.active_at = session.pool.outside.now
+    session.client.write(session.answers.answer(kind, data[i + 5 : end]))
+    return DROP
+
+
+def _awaits_copy(session: "Session") -> bool:
+    """Whether a COPY may begin: what is sent now the server might read as its data, and die."""
+    backend = session.backend
+    assert backend is not None
+    exchanges = backend.fifo.exchanges
+    if not exchanges:
+        return False
+    last = exchanges[-1]
+    return last.may_copy and not last.open and not last.copying
+
+
+def _not_while_copying(session: "Session", kind: int) -> int:
+    return _violation(session, f"unexpected message type 0x{kind:02X} during COPY from stdin")
+
+
+def _violation(session: "Session", problem: str) -> int:
+    session.problem = problem
+    return STOP
+
+
+def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange") -> None:
+    """What a statement means for the transaction and for the session's state."""
+    if judged.begins:
+        exchange.begins = True
+        if session.answers.state == NONE:
+            session.answers.state = BEGUN
+            session.begun_at = session.pool.outside.now
+    if judged.ends:
+        exchange.ends = True
+    if judged.kind == sql.COPY or judged.kind == sql.MANY:
+        exchange.may_copy = True
+    if judged.pin and not session.pin:
+        follows = judged.kind == sql.SET_ONE and judged.setting in FOLLOWED
+        if not (follows and judged.setting in session.pool.base):
+            session.pin_for(judged.pin)
+    if judged.pin == "LOAD" and session.backend is not None:
+        session.backend.dirty = "LOAD"
+
+
+def _keep_statement(session: "Session", text: bytes) -> None:
+    session.statement = text[:_LINE]
+    session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
+
+
+# Extended protocol, FunctionCall and COPY.
+
+
+def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
+    answers = session.answers
+    if answers.unit and _answered_here(session, kind, data, i, end):
+        answer = answers.answer(kind, data[i + 5 : end])
+        if answer:
+            session.client.write(answer)
+        return DROP
+    if kind == PARSE and b"txproxy." in data[i:end]:
+        verdict = _parse_ours(session, data, i, end)
+        if verdict != FORWARD:
+            return verdict
+    if not session.has_backend() or _awaits_copy(session):
+        return HOLD
+    backend = session.backend
+    assert backend is not None
+    fifo = backend.fifo
+    if fifo.copying and kind != SYNC:
+        return _not_while_copying(session, kind)
+    answers.unit = False
+    session.active_at = session.pool.outside.now
+    if (kind == BIND or kind == DESCRIBE) and _uses_unparsed(session, kind, data, i):
+        fifo.sent(DESCRIBE)
+        session.replacement = _NOT_PARSED
+        return REPLACE
+    exchange = fifo.sent(kind)
+    if kind == PARSE:
+        _parse(session, data, i, end, exchange)
+    elif kind == EXECUTE:
+        session.pool.stats.queries += 1
+    elif kind == SYNC:
+        session.unnamed = False
+        session.parsed = b""
+    elif kind not in (BIND, DESCRIBE, CLOSE) and not session.pin:
+        session.pin_for("FunctionCall")
+    return FORWARD
+
+
+def _answered_here(session: "Session", kind: int, data: bytes, i: int, end: int) -> bool:
+    """In a unit that we answer: whether this message belongs to what only we know."""
+    if kind == PARSE:
+        return False
+    if kind == BIND:
+        parts = data[i + 5 : end].split(b"\0", 2)
+        return len(parts) > 1 and session.answers.knows(parts[1])
+    return True
+
+
+def _parse_ours(session: "Session", data: bytes, i: int, end: int) -> int:
+    """Parse of a `txproxy.` setting as the first of its unit is ours; FORWARD if it is not."""
+    parts = data[i + 5 : end].split(b"\0", 2)
+    judged = sql.judge(parts[1], session.strings_conform) if len(parts) > 2 else _TOO_LONG
+    if judged.kind not in _OURS:
+        return FORWARD
+    backend = session.backend
+    if backend is not None and backend.fifo.exchanges and backend.fifo.exchanges[-1].open:
+        return FORWARD
+    return _our_setting(session, PARSE, data, i, end)
+
+
+def _uses_unparsed(session: "Session", kind: int, data: bytes, i: int) -> bool:
+    """Bind or Describe of an unnamed statement that is not this unit's: another client's."""
+    if session.unnamed:
+        return False
+    if kind == BIND:
+        portal_end = data.find(b"\0", i + 5)
+        return portal_end >= 0 and data[portal_end + 1 : portal_end + 2] == b"\0"
+    return data[i + 5 : i + 7] == b"S\0"
+
+
+def _parse(session: "Session", data: bytes, i: int, end: int, exchange: "Exchange | None") -> None:
+    name_end = data.find(b"\0", i + 5)
+    text_end = data.find(b"\0", name_end + 1)
+    whole = end <= len(data) and name_end >= 0 and text_end >= 0
+    text = data[name_end + 1 : text_end] if whole else b""
+    judged = sql.judge(text, session.strings_conform) if whole else _TOO_LONG
+    if judged is not _STATELESS and exchange is not None:
+        _note(session, judged, exchange)
+    if name_end != i + 5:
+        if not session.pin:
+            session.pin_for("prepared statement")
+        session.answers.remember(data[i + 5 : name_end], judged)
+    else:
+        session.unnamed = True
+        session.parsed = data[i:end] if whole and end - i <= HELD_LIMIT else b""
+    _keep_statement(session, text)
+
+
+def _copy(session: "Session", kind: int) -> int:
+    """COPY data, and its end: dropped where no COPY can be on, as the server drops it."""
+    backend = session.backend
+    if backend is None or not backend.fifo.exchanges:
+        return DROP
+    if kind != COPY_DATA:
+        backend.fifo.sent(kind)
+    session.active_at = session.pool.outside.now
+    return FORWARD
