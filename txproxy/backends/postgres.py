@@ -186,7 +186,7 @@ async def _send_cancel(settings: PoolSettings, welcome: Welcome) -> None:
 async def connect(
     pool: Pool, timeout: float, contain: Callable[[Backend, Exception], None]
 ) -> Backend:
-    """A backend that is logged in, within `timeout` seconds.
+    """A backend that is logged in, within `timeout` seconds (0: however long it takes).
 
     Raises ConnectError, ProtocolError, LoginError, or ServerRefusal with the server's own error.
     """
@@ -194,7 +194,7 @@ async def connect(
     loop = asyncio.get_running_loop()
     socket = PostgresBackend(pool, contain)
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(timeout or None):
             if settings.host.startswith("/"):
                 path = f"{settings.host}/.s.PGSQL.{settings.port}"
                 await loop.create_unix_connection(lambda: socket, path)

@@ -112,7 +112,7 @@ class EmbeddedPostgres:
         assert self._process is None, "it runs"
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*_dying_with_us(), self._bin_dir / "postgres", *self._server_arguments()],
+                [*dying_with_us(), self._bin_dir / "postgres", *self._server_arguments()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -280,7 +280,7 @@ def _free_port() -> int:
     raise TxproxyError(f"no free port from {PORTS[0]} to {PORTS[-1]}")
 
 
-def _dying_with_us() -> Sequence[str]:
+def dying_with_us() -> Sequence[str]:
     """The words before a command that ask the kernel for its SIGINT when our thread ends.
 
     setpriv becomes the command, so the pid stays. (A preexec_fn could do it without, but is not

@@ -45,6 +45,7 @@ async def _serve(config: Config) -> int:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_signal)
+    loop.add_signal_handler(signal.SIGHUP, lambda: LOGGER.warning("reload: not yet; restart"))
     await server.start()
     LOGGER.info("ready", extra={"fields": {"listen": ", ".join(server.addresses)}})
     await stop.wait()

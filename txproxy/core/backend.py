@@ -211,6 +211,8 @@ class Backend:
         expected = self.fifo.error()
         if not expected or is_fatal(body):
             self.last_words = error_fields(body)
+            if expected:
+                exchanges[0].failed = False
             return False
         if purpose:
             self.ours_failed = error_fields(body)

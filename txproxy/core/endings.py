@@ -56,7 +56,12 @@ def look(session: "Session", now: float) -> None:
 
 
 def _waits_for_client(session: "Session", backend: "Backend") -> bool:
-    """Idle in transaction: the server holds one, and can do nothing until the client goes on."""
+    """Idle in transaction: the server holds one, and can do nothing until the client goes on.
+
+    Not so while it is the server that does not read, or while we hold what the client sent.
+    """
+    if backend.full or session.blocked:
+        return False
     if session.stream and session.stream_forward:
         return True
     if backend.fifo.exchanges:
@@ -334,7 +339,7 @@ def cancel(session: "Session") -> None:
         refuse(session, encode.error("ERROR", "57014", "canceling statement due to user request"))
         return
     backend = session.backend
-    if backend is not None and backend.fifo.running and backend.fifo.exchanges[0].mine:
+    if backend is not None and backend.fifo.owes and backend.fifo.exchanges[0].mine:
         backend.cancel()
 
 

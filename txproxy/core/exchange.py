@@ -27,7 +27,6 @@ from txproxy.wire.codes import (
     EMPTY_QUERY,
     EXECUTE,
     EXTENDED,
-    FLUSH,
     FUNCTION_CALL,
     IDLE,
     NO_DATA,
@@ -127,18 +126,19 @@ class Fifo:
         """A message was sent that may be answered. Its exchange; None if the server drops it."""
         exchanges = self.exchanges
         last = exchanges[-1] if exchanges else None
-        if last is None or not (last.open or last.copying):
-            if kind == COPY_DONE or kind == COPY_FAIL or kind == FLUSH:
-                if last is not None and kind != FLUSH:
-                    last.owed.append(kind)
-                return last
+        if last is not None and last.copying:
+            self._sent_while_copying(last, kind)
+            return last
+        if kind == COPY_DONE or kind == COPY_FAIL:
+            # It ends a COPY if one of the messages ahead of it begins one; else it is dropped.
+            if last is not None and last.at < len(last.owed):
+                last.owed.append(kind)
+            return last
+        if last is None or not last.open:
             last = Exchange(kind, mine)
             exchanges.append(last)
             return last
-        if last.copying:
-            self._sent_while_copying(last, kind)
-            return last
-        if kind == FLUSH or (last.skipping and kind != SYNC):
+        if last.skipping and kind != SYNC:
             return last
         last.skipping = False
         last.owed.append(kind)

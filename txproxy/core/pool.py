@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from txproxy.config import PoolSettings
 from txproxy.core.backend import Backend
 from txproxy.core.ports import PoolPort
-from txproxy.core.settings import Settings
+from txproxy.core.settings import NO_SETTINGS, Settings
 from txproxy.core.stats import Stats
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Pool:
         self.connecting = 0
         self.stats = Stats()
         self.base: dict[str, str] = {}  # what a fresh backend reports, by lower-case name
-        self._accepted: OrderedDict[Settings, dict[str, str]] = OrderedDict()
+        self._accepted: OrderedDict[tuple[tuple[str, str], ...], dict[str, str]] = OrderedDict()
         self._retry_at = 0.0
         self._handing_out = False
 
@@ -88,6 +88,7 @@ class Pool:
         self.backends.add(backend)
         if not self.base:
             self.base = {name.lower(): value for name, value in backend.params.items()}
+            self.accept(NO_SETTINGS, backend.params)
         self._retry_at = 0.0
         self.take_back(backend)
 
@@ -119,12 +120,22 @@ class Pool:
             self.waiters.remove(session)
 
     def known(self, wanted: Settings) -> dict[str, str] | None:
-        """What backends report under these settings; None if they were never tried."""
-        return self._accepted.get(wanted)
+        """What backends report under these settings; None if they were never tried.
+
+        Servers take any application_name and report it as it is: that one need not be tried.
+        """
+        name = wanted.by_name.get("application_name")
+        params = self._accepted.get(wanted.items)
+        if params is None and name is not None:
+            params = self._accepted.get(wanted.without("application_name"))
+            if params is not None:
+                params = {**params, "application_name": name}
+                self.accept(wanted, params)
+        return params
 
     def accept(self, wanted: Settings, params: dict[str, str]) -> None:
-        """A backend has taken these settings."""
-        self._accepted[wanted] = params
+        """A backend has taken these settings, and then reports these parameters."""
+        self._accepted[wanted.items] = params
         if len(self._accepted) > _ACCEPTED_LIMIT:
             self._accepted.popitem(last=False)
 

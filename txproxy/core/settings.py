@@ -42,6 +42,10 @@ class Settings:
     def __repr__(self) -> str:
         return f"<Settings {self.by_name}>"
 
+    def without(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The items but one."""
+        return tuple(item for item in self.items if item[0] != name)
+
     def changed(self, name: str, value: str) -> "Settings":
         """These with one more."""
         name = name.lower()

@@ -1,6 +1,7 @@
 """The proxy as a whole: listeners, pools, the janitor, shutdown."""
 
 import asyncio
+import math
 import os
 import socket
 import stat
@@ -40,8 +41,8 @@ class Server:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.now = 1.0
-        self.cancel_timeout = config.cancel_timeout
-        self.rollback_timeout = config.rollback_timeout
+        self.cancel_timeout = config.cancel_timeout or math.inf
+        self.rollback_timeout = config.rollback_timeout or math.inf
         self.cancel_on_disconnect = config.cancel_on_disconnect
         self.log_statement_literals = config.log_statement_literals
         self.keys = CancelKeys()
@@ -100,10 +101,13 @@ class Server:
         self._sockets = []
 
     async def drain(self, timeout: float) -> None:
-        """Take no new clients, close those in no transaction, wait for the others, `timeout` s."""
+        """Take no new clients, close those in no transaction, wait for the others.
+
+        `timeout` in seconds; 0: as long as it takes.
+        """
         self.draining = True
         self.stop_listening()
-        deadline = asyncio.get_running_loop().time() + timeout
+        deadline = asyncio.get_running_loop().time() + (timeout or math.inf)
         while self.clients and asyncio.get_running_loop().time() < deadline:
             for client in list(self.clients):
                 self._drain(client)

@@ -159,7 +159,7 @@ class _Statement:
     literal: bytes  # the first string, with its quotes
 
 
-_STATEMENTS_LIMIT: Final = 1000  # a text of more than these cannot be judged
+_SEMICOLONS_LIMIT: Final = 1000  # a text of more than these cannot be judged
 _PLAIN_NAME: Final = re.compile(rb'"[\w.$]+"')
 
 
@@ -177,6 +177,9 @@ def _split(text: bytes, lexer: re.Pattern[bytes]) -> list[_Statement] | None:
         run = text[position:start]
         pieces.append(run.lower())
         depth += run.count(b"(") - run.count(b")")
+        semicolons += kind == _SEMICOLON
+        if kind == _BROKEN or depth < 0 or semicolons > _SEMICOLONS_LIMIT:
+            return None
         if kind == _LITERAL:
             literal = literal or text[start:end]
             pieces.append(b"'")
@@ -185,8 +188,6 @@ def _split(text: bytes, lexer: re.Pattern[bytes]) -> list[_Statement] | None:
             pieces.append(name if _PLAIN_NAME.fullmatch(name) else b'"?"')
         elif kind == _COMMENT:
             pieces.append(b" ")
-        elif kind == _BROKEN:
-            return None
         elif kind == _SEMICOLON and depth:
             pieces.append(b";")
         else:
@@ -195,9 +196,6 @@ def _split(text: bytes, lexer: re.Pattern[bytes]) -> list[_Statement] | None:
                 statements.append(_Statement(words, text[begun:end], end, literal))
             if kind == _END:
                 return None if depth else statements
-            semicolons += 1
-            if semicolons == _STATEMENTS_LIMIT:
-                return None
             pieces = []
             literal = b""
             begun = end
@@ -301,7 +299,7 @@ _TEMPORARY_NAME: Final = (
     rb"into (?:local |global )?temp(?:orary)?\b(?! ?\.)"
 )
 _HAZARDS: Final = (
-    (b"set_config", rb'set_config(?!"? ?\([^()\[\]]*, ?true ?\))', "set_config"),
+    (b"set_config", rb'\bset_config\b(?!"? ?\([^()\[\]]*, ?true ?\))', "set_config"),
     (b"advisory", rb"\bpg_(?:try_)?advisory_(?!xact_lock)", "advisory lock"),
     (b"temp", _TEMPORARY_NAME, "temporary table"),
     (
@@ -335,13 +333,13 @@ def _judge_slowly(text: bytes, standard_conforming_strings: bool = True) -> Judg
         return _CANNOT_JUDGE
     if not statements:
         return _EMPTY
-    first = _judge_one(statements[0])
-    if len(statements) == 1:
+    each = [_judge_one(statement) for statement in statements]
+    first = each[0]
+    if len(each) == 1:
         return first
     goes_on = first.kind in (COMMIT, ROLLBACK)
     many = Judgement(MANY, rest=statements[0].end if goes_on else 0, first=first.kind)
-    for statement in statements:
-        judgement = _judge_one(statement)
+    for judgement in each:
         if judgement is _CANNOT_JUDGE:
             return judgement
         # Among others a setting of ours goes to the server, for which it is one like any other.
@@ -442,11 +440,11 @@ def _judge_show(words: bytes) -> Judgement:
 
 
 def _judge_set_config(words: bytes, statement: _Statement) -> Judgement:
-    if _names_temporary(statement):
-        return _pinned("temporary table")
     name = _unquoted(statement.literal) if _SET_CONFIG.fullmatch(words) else b""
     if not _SETTING.fullmatch(name):
         return _pinned("set_config")
+    if _names_temporary(statement):
+        return _pinned("temporary table")
     return Judgement(SET_ONE, "set_config", setting=_setting(name))
 
 
@@ -457,7 +455,7 @@ def _setting(name: bytes) -> str:
 def _value(said: bytes, literal: bytes) -> str | None:
     if said == b"default":
         return None
-    if said.endswith(b"'"):
+    if said in {b"'", b"e'", b"u&'"}:
         said = _unquoted(literal)
     return said.strip(b'"').decode("utf-8", "replace")
 
@@ -604,7 +602,7 @@ def redact(text: bytes, limit: int = 256) -> str:
     if len(text) > limit:
         # With -- in it, it may be the end of a line comment behind a string that holds /*.
         comment = _trailing_comment(text)[:limit]
-        pieces.append(b" ... " + comment if b"--" not in comment else b" ...")
+        pieces.append(b" ... " + comment if comment and b"--" not in comment else b" ...")
     return _printable(b"".join(pieces))
 
 
