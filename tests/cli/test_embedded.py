@@ -171,7 +171,7 @@ def test_root_runs_a_copy_of_binaries_that_nobody_cannot_reach(
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the Linux kernel for it")
 def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    if not embedded._dying_with_us():
+    if not embedded.dying_with_us():
         pytest.skip("setpriv does not know --pdeathsig here")
     program = (
         "import time; from txproxy.cli.embedded import EmbeddedPostgres as E\n"

@@ -52,12 +52,14 @@ class ModelServer:
         self._portal: str | None = None
         self._rest = b""
 
-    @property
-    def clean(self) -> bool:
-        """Whether any client may have it: it owes nothing, and holds nothing of anybody's."""
-        return not (
-            self.status != "I" or self.skipping or self.copying or self.unsynced or self._rest
-        )
+    def clean(self, unread: bytes) -> bool:
+        """Whether any client may have it: it holds nothing of anybody's, and owes nothing for
+        what it has not read yet.
+        """
+        messages, rest = split(self._rest + unread)
+        silent = all(kind in "dcfH" for kind, _ in messages)
+        busy = self.status != "I" or self.skipping or self.copying or self.unsynced
+        return silent and not rest and not busy
 
     def feed(self, data: bytes) -> bytes:
         """Messages, or parts of them, and the answers to those that are complete."""

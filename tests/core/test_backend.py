@@ -184,7 +184,9 @@ def test_messages_without_sync_that_still_run_are_cancelled() -> None:
     backend.got()
     client.leaves()
     assert backend.cancels == 1
-    backend.says(error("57014"), ready())
+    backend.says(error("57014"))
+    assert backend.got() == ["S"]
+    backend.says(ready())
     backend.reads_cancel()
     assert backend.is_idle()
 
@@ -246,6 +248,29 @@ def test_a_copy_that_begins_after_its_client_has_left_is_failed() -> None:
     backend.says(error("57014"), ready())
     backend.reads_cancel()
     assert backend.is_idle()
+
+
+def test_a_copy_by_execute_that_may_begin_yet_is_sent_nothing_that_would_kill_it() -> None:
+    _, client, backend = scene()
+    client.sends(parse("COPY t FROM STDIN"), bind(), execute(), FLUSH)
+    backend.got()
+    client.leaves()
+    assert {text[0] for text in backend.got()} <= {"S"}
+    backend.says(PARSED, BOUND, COPY_IN)
+    assert backend.got()[-2:] == [LAST_WORDS, "S"]
+
+
+def test_a_copy_that_fails_after_it_has_eaten_a_sync_cannot_be_counted_and_closes_it() -> None:
+    world, client, backend = scene()
+    client.sends(unit("COPY t FROM STDIN"))
+    backend.says(PARSED, BOUND, COPY_IN)
+    client.sends(copy_data("bad"))
+    backend.says(error("22P02"))
+    assert client.got() == ["1", "2", "G", "E ERROR 22P02"]
+    assert backend.finished
+    client.sends(COPY_DONE, SYNC, query("SELECT 'x'"))
+    assert client.got() == ["Z I"]
+    assert world.connects().got() == ["Q SELECT 'x'"]
 
 
 def test_a_copy_whose_end_was_sent_is_drained() -> None:

@@ -540,6 +540,23 @@ def test_copy_data_that_is_late_for_a_copy_that_failed_is_dropped() -> None:
     assert client.got() == ["G", "E ERROR 22P02", "Z I", *ANSWER]
 
 
+def test_a_copy_that_fails_in_the_middle_of_a_message_does_not_lend_half_of_it_on() -> None:
+    world, client, backend = scene(pool_size=1)
+    other = world.client()
+    client.sends(query("COPY t FROM STDIN"))
+    backend.says(COPY_IN)
+    data = copy_data("bad" * 100)
+    client.sends(data[:200])
+    backend.says(error("22P02"), ready())
+    assert client.got() == ["G", "E ERROR 22P02", "Z I"]
+    other.sends(query("SELECT 2"))
+    client.sends(data[200:], COPY_DONE)
+    sent = backend.got()
+    assert backend.finished or sent[-1] == "Q SELECT 2"
+    if backend.finished:
+        assert world.connects().got() == ["Q SELECT 2"]
+
+
 def test_copy_in_by_execute_as_libpq_sends_it() -> None:
     _, client, backend = scene()
     client.sends(unit("COPY t FROM STDIN"))
@@ -700,6 +717,20 @@ def test_a_setting_that_our_rollback_undid_is_not_taken_for_applied(how: str) ->
         "Q SELECT pg_catalog.set_config('timezone','Asia/Tokyo',false)",
         "Q SELECT now()",
     ]
+
+
+def test_a_setting_committed_by_a_client_that_left_meanwhile_does_not_reach_others() -> None:
+    world, client, backend = scene()
+    begin(client, backend)
+    client.sends(query("SET TimeZone = 'Asia/Tokyo'"))
+    backend.says(done("SET"), parameter("TimeZone", "Asia/Tokyo"), ready("T"))
+    client.sends(query("COMMIT"))
+    client.leaves()
+    backend.got()
+    backend.says(done("COMMIT"), ready())
+    other = world.client()
+    other.sends(query("SELECT now()"))
+    assert backend.got()[0] in {"Q RESET timezone", "Q RESET ROLE"}
 
 
 def test_a_backend_that_refuses_settings_is_nobody_elses() -> None:

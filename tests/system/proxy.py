@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeVar
@@ -153,6 +154,13 @@ def wait_until(look: Callable[[], T], good: Callable[[T], object]) -> T:
         if good(seen) or time.monotonic() > deadline:
             return seen
         time.sleep(0.02)
+
+
+def in_threads(work: Callable[[int], None], number: int) -> None:
+    """Run it in so many threads, each with its index; what one raises is raised."""
+    with ThreadPoolExecutor(number) as executor:
+        for done in [executor.submit(work, index) for index in range(number)]:
+            done.result()
 
 
 # Tokens: a reply that went to the wrong statement or client cannot be the right one.

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import psycopg
@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from tests.system.proxy import Proxy, ask, ask_async, backends, pids, token, wait_until
+from tests.system.proxy import Proxy, ask, ask_async, backends, in_threads, pids, token, wait_until
 
 CLIENTS: Final = 6
 ROUNDS: Final = 20
@@ -51,25 +51,6 @@ def count(connection: psycopg.Connection[Any], table: str) -> int:
     return int(row[0])
 
 
-def in_threads(work: Callable[[int], None], number: int = CLIENTS) -> None:
-    """Run it in threads; what one raises is raised."""
-    problems: list[BaseException] = []
-
-    def run(index: int) -> None:
-        try:
-            work(index)
-        except BaseException as problem:  # noqa: BLE001 raised again below
-            problems.append(problem)
-
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(number)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if problems:
-        raise problems[0]
-
-
 def test_clients_in_turn(proxy: Proxy, clients: list[psycopg.Connection[Any]]) -> None:
     for _ in range(ROUNDS):
         for client in clients:
@@ -91,7 +72,7 @@ def test_transactions_in_threads(proxy: Proxy, table: str) -> None:
                     )
                     ask(connection)
 
-    in_threads(work)
+    in_threads(work, CLIENTS)
     with proxy.connect() as connection:
         assert count(connection, table) == CLIENTS * ROUNDS
 
@@ -104,7 +85,7 @@ def test_autocommit_in_threads(proxy: Proxy) -> None:
                 mine = token()
                 assert connection.execute("SELECT %s::text", [mine]).fetchone() == (mine,)
 
-    in_threads(work)
+    in_threads(work, CLIENTS)
     assert len(backends(proxy.server)) <= 2
 
 
@@ -214,7 +195,7 @@ def test_pipelines(proxy: Proxy) -> None:
                             pipeline.sync()
                 assert [cursor.fetchone() for cursor in cursors] == [(each,) for each in tokens]
 
-    in_threads(work)
+    in_threads(work, CLIENTS)
 
 
 def test_a_pipeline_with_a_transaction(proxy: Proxy, table: str) -> None:
@@ -227,7 +208,7 @@ def test_a_pipeline_with_a_transaction(proxy: Proxy, table: str) -> None:
                     connection.execute(insert, [index * 10 + number])
                     ask_in_pipeline(connection)
 
-    in_threads(work)
+    in_threads(work, CLIENTS)
     with proxy.connect() as connection:
         assert count(connection, table) == CLIENTS * 5
 
@@ -283,7 +264,7 @@ def test_copy_both_ways(proxy: Proxy, table: str) -> None:
                 assert list(copy.rows()) == rows
             ask(connection)
 
-    in_threads(work)
+    in_threads(work, CLIENTS)
     with proxy.connect() as connection:
         assert count(connection, table) == CLIENTS * 500
 
@@ -392,7 +373,7 @@ def test_large_values(proxy: Proxy) -> None:
             assert simple.execute("SELECT %s", [large]).fetchone() == (large,)
             ask(connection)
 
-    in_threads(work)
+    in_threads(work, CLIENTS)
 
 
 def test_many_rows(proxy: Proxy) -> None:

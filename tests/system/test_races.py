@@ -1,8 +1,8 @@
 """Clients that speak at the very moment at which they are reaped, thousands of times.
 
-Each transaction inserts its token twice, with a sleep around the limit between. Either both rows are
-there and the COMMIT was acknowledged, or none is and the client was told. A statement of a reaped
-transaction that slipped through would run in autocommit, and leave one row.
+Each transaction inserts its token twice, with a sleep around the limit between. Either both rows
+are there and the COMMIT was acknowledged, or none is and the client was told. A statement of a
+reaped transaction that slipped through would run in autocommit, and leave one row.
 """
 
 import asyncio

@@ -340,22 +340,6 @@ async def test_asyncpg_prepare_in_a_transaction(proxy: Proxy) -> None:
     await connection.close()
 
 
-async def test_asyncpg_prepare_that_sleeps(proxy: Proxy) -> None:
-    """Outside a transaction nobody is harmed: the backend is freed, and the statement still runs."""
-    sleepers = [
-        await asyncpg.connect(**proxy.asyncpg(QUICK, statement_cache_size=0)) for _ in range(2)
-    ]
-    statements = [
-        await each.prepare("SELECT $1::text", name=f"s_{token().replace('-', '')}"[:40])
-        for each in sleepers
-    ]
-    for each, statement in zip(sleepers, statements, strict=True):
-        mine = token()
-        assert await statement.fetchval(mine) == mine
-        await each.close()
-    assert proxy.events("reaped") == []
-
-
 # What is done to sleepers, and for whom.
 
 

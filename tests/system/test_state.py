@@ -1,14 +1,23 @@
 """Session state: each client finds its own on whichever backend, and nobody ever another's."""
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import psycopg
 import pytest
 
-from tests.system.proxy import OTHER_USER, Proxy, ask, backends, direct, pids, token, wait_until
+from tests.system.proxy import (
+    OTHER_USER,
+    Proxy,
+    ask,
+    backends,
+    direct,
+    in_threads,
+    pids,
+    token,
+    wait_until,
+)
 
 CLIENTS: Final = 5  # two backends
 
@@ -349,7 +358,7 @@ def test_startup_parameters(proxy: Proxy) -> None:
     wishes: list[tuple[dict[str, str], dict[str, str]]] = [
         ({"application_name": "first"}, {"application_name": "first"}),
         ({"application_name": "it's\\n \"x\""}, {"application_name": "it's\\n \"x\""}),
-        ({"options": "-c search_path=pg_catalog,public"}, {"search_path": "pg_catalog, public"}),
+        ({"options": "-c search_path=pg_catalog,public"}, {"search_path": "pg_catalog,public"}),
         ({"options": "-c statement_timeout=77s --work-mem=65kB"},
          {"statement_timeout": "77s", "work_mem": "65kB"}),
         ({"options": "-c my.setting=a\\ b -cmy.other=c"}, {"my.setting": "a b", "my.other": "c"}),
@@ -375,13 +384,19 @@ def test_startup_parameters(proxy: Proxy) -> None:
 
 
 def everything(connection: psycopg.Connection[Any]) -> dict[str, str]:
-    found = connection.execute("SELECT name, setting FROM pg_settings")
+    found = connection.execute(
+        "SELECT name, setting FROM pg_settings WHERE name NOT LIKE 'plpgsql.%'"
+    )
     return {**dict(found.fetchall()), **custom(connection)}
 
 
 def custom(connection: psycopg.Connection[Any]) -> dict[str, str]:
+    """Settings that nobody declared; one that was reset is empty, and not gone."""
     names = ("my.setting", "my.other")
-    return {name: value(connection, f"SELECT current_setting('{name}', true)") for name in names}
+    return {
+        name: value(connection, f"SELECT coalesce(current_setting('{name}', true), '')")
+        for name in names
+    }
 
 
 def test_a_setting_that_was_given_at_the_start_can_be_changed(proxy: Proxy) -> None:
@@ -400,6 +415,22 @@ def test_a_setting_that_was_given_at_the_start_can_be_changed(proxy: Proxy) -> N
             with held(proxy, number=number):
                 assert show(client, "TimeZone") == "Asia/Tokyo"
                 assert show(other, "TimeZone") == fresh
+
+
+@pytest.mark.parametrize("back", ["RESET ALL", "DISCARD ALL"])
+def test_back_to_what_was_given_at_the_start(proxy: Proxy, back: str) -> None:
+    """What asyncpg's pool says whenever a connection is given back."""
+    with proxy.connect(
+        autocommit=True, options="-c TimeZone=Asia/Tokyo -c work_mem=65kB"
+    ) as client:
+        client.execute("SET TimeZone = 'Etc/GMT+3'")
+        client.execute("SET work_mem = '66kB'")
+        client.execute(back.encode())
+        for number in (0, 1):
+            with held(proxy, number=number):
+                assert show(client, "TimeZone") == "Asia/Tokyo"
+                assert client.info.parameter_status("TimeZone") == "Asia/Tokyo"
+                assert show(client, "work_mem") == "65kB"
 
 
 @pytest.mark.parametrize(
@@ -540,24 +571,6 @@ def test_many_clients_with_settings_of_their_own(proxy: Proxy) -> None:
                     assert show(client, "TimeZone") == zone
 
     in_threads(work, 8)
-
-
-def in_threads(work: Callable[[int], None], number: int) -> None:
-    problems: list[BaseException] = []
-
-    def run(index: int) -> None:
-        try:
-            work(index)
-        except BaseException as problem:  # noqa: BLE001 raised again below
-            problems.append(problem)
-
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(number)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if problems:
-        raise problems[0]
 
 
 def test_the_names_of_clients_are_seen_at_the_server(proxy: Proxy) -> None:

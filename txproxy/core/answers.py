@@ -27,7 +27,7 @@ from txproxy.wire.codes import (
     QUERY,
     SYNC,
 )
-from txproxy.wire.messages import strings
+from txproxy.wire.messages import strings, text
 from txproxy.wire.sql import Judgement
 
 _ENDINGS: Final = frozenset((sql.ROLLBACK, sql.COMMIT, sql.PREPARE_TRANSACTION))
@@ -61,6 +61,7 @@ class Answers:
         self.state = NONE
         self.status = IDLE
         self.discarding = False
+        self.has_ours = False  # a named statement about a setting of ours was parsed
         self.unit = False  # an extended unit was begun here: its Sync is answered here
         self.news = b""
         self.lost = b""
@@ -191,10 +192,21 @@ class Answers:
         """Whether a statement of this name was parsed here, in this or an earlier unit."""
         return name in self._statements
 
+    def is_ours(self, name: bytes) -> bool:
+        """Whether this names a statement about a setting of ours."""
+        judged = self._statements.get(name)
+        return judged is not None and judged.kind in _OURS
+
     def remember(self, name: bytes, judged: Judgement) -> None:
         """A named statement that the server has too and that we may have to answer later."""
         if len(self._statements) < _NAMES_LIMIT and judged.kind in _ENDINGS:
             self._statements[name] = judged
+
+    def _not_known(self, sqlstate: str, what: str, name: bytes) -> bytes:
+        """A statement or portal that is not ours, in a unit that is."""
+        if self.state >= REAPED:
+            return self._refuse()
+        return encode.error("ERROR", sqlstate, f'{what} "{text(name)}" does not exist')
 
     def _parse(self, body: bytes) -> bytes:
         parts = strings(body, 0, len(body))
@@ -203,13 +215,15 @@ class Answers:
             return self._refuse()
         assert judged is not None
         self._statements[parts[0]] = judged
+        self.has_ours = self.has_ours or (judged.kind in _OURS and parts[0] != b"")
         return encode.PARSE_COMPLETE
 
     def _bind(self, body: bytes) -> bytes:
         parts = body.split(b"\0", 2)
-        judged = self._statements.get(parts[1]) if len(parts) > 2 else None
+        name = parts[1] if len(parts) > 2 else b""
+        judged = self._statements.get(name)
         if not self._answerable(judged) or len(self._portals) >= _NAMES_LIMIT:
-            return self._refuse()
+            return self._not_known("26000", "prepared statement", name)
         assert judged is not None
         self._portals[parts[0]] = judged
         return encode.BIND_COMPLETE
@@ -219,7 +233,9 @@ class Answers:
         known = self._statements if of_statement else self._portals
         judged = known.get(body[1:-1])
         if not self._answerable(judged):
-            return self._refuse()
+            if of_statement:
+                return self._not_known("26000", "prepared statement", body[1:-1])
+            return self._not_known("34000", "portal", body[1:-1])
         assert judged is not None
         row = (
             encode.row_description(judged.setting)
@@ -229,9 +245,10 @@ class Answers:
         return encode.NO_PARAMETERS + row if of_statement else row
 
     def _execute(self, body: bytes) -> bytes:
-        judged = self._portals.get(body.split(b"\0", 1)[0])
+        name = body.split(b"\0", 1)[0]
+        judged = self._portals.get(name)
         if not self._answerable(judged):
-            return self._refuse()
+            return self._not_known("34000", "portal", name)
         assert judged is not None
         if judged.kind == sql.EMPTY:
             return encode.EMPTY_QUERY

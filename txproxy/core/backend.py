@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from txproxy.core.exchange import Exchange, Fifo
 from txproxy.core.ports import BackendPort
-from txproxy.core.settings import NO_SETTINGS, Settings
+from txproxy.core.settings import FOLLOWED, NO_SETTINGS, Settings
 from txproxy.wire import encode
 from txproxy.wire.codes import (
     BACKEND_KEY_DATA,
@@ -48,6 +48,7 @@ _WHOLE: Final = frozenset(
 )
 """Messages that we read or may have to leave out: held until they are complete."""
 
+_LENGTH_LIMIT: Final = 0x7FFFFFFF
 _NEVER: Final = float("inf")
 _NO_SUCH_STATEMENT: Final = encode.describe_statement(
     b"txproxy: none of this name, to end the unit"
@@ -79,6 +80,7 @@ class Backend:
         "params",
         "pool",
         "port",
+        "rolled_back",
         "session",
         "settling",
         "stream",
@@ -99,6 +101,7 @@ class Backend:
         self.stream_mine = False
         self.dirty = ""
         self.settling = False
+        self.rolled_back = False
         self.cancels = 0  # CancelRequests on their way
         self.deadline = _NEVER
         self.closed = False
@@ -117,16 +120,13 @@ class Backend:
     def server_sent(self, data: bytes) -> None:
         """Bytes from the server."""
         fifo = self.fifo
-        fifo.readied = False
         out = self._read(data)
         session = self.session
         if session is not None:
             if out:
                 session.client.write(out)
-            if fifo.readied:
-                session.ready(fifo.status)
-        elif fifo.copying:
-            self._end_copy()
+        if self.settling and fifo.exchanges:
+            self._end_what_waits()
         if fifo.broken:
             self.close("the server's replies do not fit what was sent")
         elif not fifo.exchanges:
@@ -157,11 +157,14 @@ class Backend:
             kind = data[i]
             length = (data[i + 1] << 24) | (data[i + 2] << 16) | (data[i + 3] << 8) | data[i + 4]
             end = i + 1 + length
-            if length < 4:
+            if length < 4 or length > _LENGTH_LIMIT or (kind == READY_FOR_QUERY and length < 5):
                 self.fifo.broken = True
                 break
             if end > n:
                 if kind in _WHOLE and length <= HELD_LIMIT:
+                    break
+                if kind == READY_FOR_QUERY:
+                    self.fifo.broken = True
                     break
                 self.stream = end - n
                 self.stream_mine = mine
@@ -170,7 +173,8 @@ class Backend:
             if kind == DATA_ROW or kind == COPY_DATA:
                 pass
             elif kind == READY_FOR_QUERY:
-                self.fifo.ready(data[i + 5])
+                if self.fifo.ready(data[i + 5]) and self.session is not None:
+                    self.session.ready(self.fifo.status)
                 mine = self._mine()
             elif kind == ERROR_RESPONSE:
                 keep = self._error(data[i + 5 : end]) and mine
@@ -229,6 +233,11 @@ class Backend:
         if session is not None and mine:
             session.told = self.params
             session.follow(name, value)
+        elif name.lower() in FOLLOWED:
+            head = self.fifo.exchanges[0] if self.fifo.exchanges else None
+            if head is not None and not head.purpose:
+                # A statement of a client that has left: nobody knows what it set.
+                self.dirty = self.dirty or "settings of a client that has left"
 
     def news(self) -> bytes:
         """ParameterStatus for what differs from what the session's client was last told."""
@@ -283,25 +292,29 @@ class Backend:
         for exchange in fifo.exchanges:
             exchange.mine = False
         self.deadline = self.pool.outside.now + self.pool.outside.cancel_timeout
-        if fifo.copying:
-            self._end_copy()
-        elif fifo.exchanges:
-            running = fifo.running
-            if fifo.exchanges[-1].open:
-                self._end_unit(fifo.exchanges[-1])
-            if running and cancel and not any(exchange.ends for exchange in fifo.exchanges):
-                self.cancel()
         if not fifo.exchanges:
             self.settle()
+            return
+        if not fifo.running:
+            self._end_what_waits()
+        elif cancel and not any(exchange.ends for exchange in fifo.exchanges):
+            self.cancel()
 
     def _unpause(self) -> None:
         if self.wants_pause:
             self.wants_pause = False
             self.port.update_reading()
 
+    def _end_what_waits(self) -> None:
+        """End the COPY or the unit in which the server waits for a client that will not go on."""
+        if self.fifo.copying:
+            self._end_copy()
+        elif self.fifo.waits_for_client:
+            self._end_unit(self.fifo.exchanges[-1])
+
     def _end_unit(self, unit: Exchange) -> None:
         data = encode.SYNC
-        if unit.executes and not self.fifo.in_transaction:
+        if unit.executes and not (unit.skipping or self.fifo.in_transaction):
             self.fifo.sent(DESCRIBE)
             data = _NO_SUCH_STATEMENT + encode.SYNC
         self.fifo.sent(SYNC)
@@ -328,7 +341,10 @@ class Backend:
         fifo = self.fifo
         if fifo.untrusted:
             self.close(fifo.untrusted)
+        elif fifo.in_transaction and self.rolled_back:
+            self.close("ROLLBACK did not end its transaction")
         elif fifo.in_transaction:
+            self.rolled_back = True
             self._settle_by(self.ours(b"ROLLBACK", "ROLLBACK"))
         elif self.session is None and self.dirty:
             self.dirty = ""
@@ -339,6 +355,7 @@ class Backend:
             )
         else:
             self.settling = False
+            self.rolled_back = False
             self.deadline = _NEVER
             if self.session is None:
                 self.pool.take_back(self)

@@ -152,6 +152,7 @@ def reap(session: "Session", why: str) -> None:
     session.undo_settings()
     session.transaction_expired = False
     session.unnamed = False
+    session.active_at = session.pool.outside.now
     if unit is not None and unit.copying:
         in_unit = unit.owed[unit.at] == EXECUTE
         session.client.write(answers.tell_now(in_unit))
@@ -172,6 +173,7 @@ def _let_go(session: "Session", backend: "Backend", cancel: bool) -> None:
     if not session.pin:
         session.backend = None
         backend.session = None
+    backend.applied = session.settled
     backend.abandon(cancel)
 
 
@@ -325,7 +327,8 @@ def _first_unit_begins(data: bytes) -> bool:
         body = data[i + 5 : end]
         if data[i] == QUERY:
             return sql.judge(body[:-1]).begins
-        if data[i] == PARSE and sql.judge(body.split(b"\0", 2)[1]).begins:
+        parts = body.split(b"\0", 2)
+        if data[i] == PARSE and len(parts) > 1 and sql.judge(parts[1]).begins:
             return True
         i = end
     return False
@@ -347,6 +350,10 @@ def leave(session: "Session", backend: "Backend", cancel: bool) -> None:
     """The client has left while it held a backend."""
     session.backend = None
     backend.session = None
+    if session.wanted is not session.settled and backend.fifo.exchanges:
+        # A COMMIT that is under way may keep what the transaction set, or not.
+        backend.dirty = backend.dirty or "settings of a client that has left"
+    backend.applied = session.settled
     if backend.dirty == "LOAD":
         backend.fifo.untrusted = "a library was loaded into it"
     if backend.fifo.exchanges or backend.fifo.in_transaction:

@@ -27,6 +27,7 @@ from txproxy.wire.codes import (
     EMPTY_QUERY,
     EXECUTE,
     EXTENDED,
+    FLUSH,
     FUNCTION_CALL,
     IDLE,
     NO_DATA,
@@ -74,7 +75,6 @@ class Exchange:
         "ends",
         "executes",
         "failed",
-        "may_copy",
         "mine",
         "open",
         "owed",
@@ -94,7 +94,6 @@ class Exchange:
         self.sync_lost = False  # a Sync was sent while the server may have read COPY data
         self.begins = False  # what it says about transactions: see wire/sql.py
         self.ends = False
-        self.may_copy = False
         self.executes = kind in _EXECUTING
         self.cancelled = False
         self.failed = False  # its ErrorResponse was passed on
@@ -117,7 +116,7 @@ class Fifo:
         self.status = IDLE
         self.untrusted = ""
         self.broken = False
-        self.readied = False  # a ReadyForQuery for the session has come; reset by whoever reads it
+        self.copy_ahead = False  # a statement that may begin a COPY was sent and is not over
 
     def __repr__(self) -> str:
         return f"<Fifo {chr(self.status)} {list(self.exchanges)}>"
@@ -133,6 +132,8 @@ class Fifo:
             # It ends a COPY if one of the messages ahead of it begins one; else it is dropped.
             if last is not None and last.at < len(last.owed):
                 last.owed.append(kind)
+            return last
+        if kind == FLUSH:
             return last
         if last is None or not last.open:
             last = Exchange(kind, mine)
@@ -209,7 +210,7 @@ class Fifo:
         head = self.exchanges[0]
         head.copying = True
         self._eat(head)
-        while head.copying and len(self.exchanges) > 1:
+        while (head.copying or head.open) and len(self.exchanges) > 1:
             following = self.exchanges[1]
             del self.exchanges[1]
             head.owed += following.owed
@@ -247,20 +248,21 @@ class Fifo:
         head.failed = True
         return True
 
-    def ready(self, status: int) -> None:
-        """ReadyForQuery, with its status."""
+    def ready(self, status: int) -> bool:
+        """ReadyForQuery, with its status. Whether it is the session's."""
         self.status = status
         head = self.exchanges[0] if self.exchanges else None
         if head is None or head.at == len(head.owed) or head.owed[head.at] not in _READY_KINDS:
             self.broken = True
-            return
-        if head.mine:
-            self.readied = True
+            return False
         head.at += 1
         head.copying = False
         self._drop_copy_ends(head)
         if head.at == len(head.owed) and not head.open:
             self.exchanges.popleft()
+            if not self.exchanges:
+                self.copy_ahead = False
+        return head.mine
 
     def _drop_copy_ends(self, head: Exchange) -> None:
         while head.at < len(head.owed) and head.owed[head.at] in (COPY_DONE, COPY_FAIL):

@@ -92,7 +92,8 @@ def _clean(name: str, value: str) -> str:
     """application_name as the server would take it: anything but printable ASCII becomes `?`."""
     if name != "application_name":
         return value
-    return "".join(c if " " <= c <= "~" else "?" for c in value)
+    raw = value.encode("utf-8", "surrogateescape")
+    return "".join(chr(byte) if 32 <= byte < 127 else "?" for byte in raw)
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,10 @@ def _answer(session: "Session", kind: int, data: bytes, i: int, end: int) -> int
     session.active_at = session.pool.outside.now
     if kind in _SILENT:
         return DROP
-    judged = sql.judge(data[i + 5 : end - 1]) if kind == QUERY else None
-    if judged is not None and judged.rest and session.answers.state == FAILED:
-        return _ended_and_on(session, data, i, end, judged.rest)
+    if kind == QUERY and session.answers.state == FAILED and end <= len(data):
+        rest = sql.judge(data[i + 5 : end - 1], session.strings_conform).rest
+        if rest:
+            return _ended_and_on(session, data, i, end, rest)
     answer = session.answers.answer(kind, data[i + 5 : end])
     if answer:
         session.client.write(answer)
@@ -88,9 +89,9 @@ def _ended_and_on(session: "Session", data: bytes, i: int, end: int, rest: int) 
         return HOLD
     session.answers.end_here(session.client)
     replacement = data[i : i + 5] + b" " * rest + data[i + 5 + rest : end]
-    _query(session, replacement, 0, len(replacement))
     session.replacement = replacement
-    return REPLACE
+    verdict = _query(session, replacement, 0, len(replacement))
+    return REPLACE if verdict == FORWARD else verdict
 
 
 # Simple protocol.
@@ -127,7 +128,9 @@ def _our_setting(session: "Session", kind: int, data: bytes, i: int, end: int) -
     if backend is not None and backend.fifo.exchanges:
         return HOLD
     session.active_at = session.pool.outside.now
-    session.client.write(session.answers.answer(kind, data[i + 5 : end]))
+    answer = session.answers.answer(kind, data[i + 5 : end])
+    if answer:
+        session.client.write(answer)
     return DROP
 
 
@@ -135,11 +138,8 @@ def _awaits_copy(session: "Session") -> bool:
     """Whether a COPY may begin: what is sent now the server might read as its data, and die."""
     backend = session.backend
     assert backend is not None
-    exchanges = backend.fifo.exchanges
-    if not exchanges:
-        return False
-    last = exchanges[-1]
-    return last.may_copy and not last.open and not last.copying
+    fifo = backend.fifo
+    return fifo.copy_ahead and not fifo.copying and not fifo.exchanges[-1].open
 
 
 def _not_while_copying(session: "Session", kind: int) -> int:
@@ -160,8 +160,8 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange") -> No
             session.begun_at = session.pool.outside.now
     if judged.ends:
         exchange.ends = True
-    if judged.kind == sql.COPY or judged.kind == sql.MANY:
-        exchange.may_copy = True
+    if session.backend is not None and (judged.kind == sql.COPY or judged.kind == sql.MANY):
+        session.backend.fifo.copy_ahead = True
     if judged.pin and not session.pin:
         follows = judged.kind == sql.SET_ONE and judged.setting in FOLLOWED
         if not (follows and judged.setting in session.pool.base):
@@ -180,16 +180,13 @@ def _keep_statement(session: "Session", text: bytes) -> None:
 
 def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
     answers = session.answers
-    if answers.unit and _answered_here(session, kind, data, i, end):
-        answer = answers.answer(kind, data[i + 5 : end])
-        if answer:
-            session.client.write(answer)
-        return DROP
+    if (answers.unit or answers.has_ours) and _answered_here(session, kind, data, i, end):
+        return _our_setting(session, kind, data, i, end)
     if kind == PARSE and b"txproxy." in data[i:end]:
         verdict = _parse_ours(session, data, i, end)
         if verdict != FORWARD:
             return verdict
-    if not session.has_backend() or _awaits_copy(session):
+    if not session.has_backend() or (kind != SYNC and _awaits_copy(session)):
         return HOLD
     backend = session.backend
     assert backend is not None
@@ -216,13 +213,18 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
 
 
 def _answered_here(session: "Session", kind: int, data: bytes, i: int, end: int) -> bool:
-    """In a unit that we answer: whether this message belongs to what only we know."""
+    """Whether this message belongs to what only we know: a unit, or a statement of ours."""
+    answers = session.answers
     if kind == PARSE:
         return False
+    body = data[i + 5 : end]
     if kind == BIND:
-        parts = data[i + 5 : end].split(b"\0", 2)
-        return len(parts) > 1 and session.answers.knows(parts[1])
-    return True
+        parts = body.split(b"\0", 2)
+        name = parts[1] if len(parts) > 1 else b""
+        return answers.knows(name) if answers.unit else answers.is_ours(name)
+    if answers.unit:
+        return True
+    return kind in (DESCRIBE, CLOSE) and body[:1] == b"S" and answers.is_ours(body[1:-1])
 
 
 def _parse_ours(session: "Session", data: bytes, i: int, end: int) -> int:

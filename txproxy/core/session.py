@@ -276,8 +276,12 @@ class Session:
                 self.queued_at = self.pool.outside.now
                 return False
             self._attach(backend)
-            return True
-        return not (backend.settling or (backend.cancels and not backend.fifo.exchanges))
+        elif backend.settling or (backend.cancels and not backend.fifo.exchanges):
+            return False
+        if self.begin_owed:
+            self.begin_owed = False
+            self.outgoing.append(backend.ours(b"BEGIN", "BEGIN"))
+        return True
 
     def lent(self, backend: "Backend") -> None:
         """The pool's turn has come to this session."""
@@ -304,9 +308,6 @@ class Session:
             backend.applied = self.wanted
             if change:
                 ahead.append(backend.ours(change, "settings"))
-        if self.begin_owed:
-            self.begin_owed = False
-            ahead.append(backend.ours(b"BEGIN", "BEGIN"))
         if self.reparse:
             ahead.append(self.reparse + encode.SYNC)
             backend.fifo.sent(PARSE, False)
@@ -334,6 +335,8 @@ class Session:
         assert backend is not None
         if self.logging_in:
             self._login_answered(backend)
+        elif self.stream and self.stream_forward:
+            return  # the rest of a message that has begun belongs to this backend
         elif self.transaction_expired and self.answers.state == OPEN:
             self.reap("transaction_timeout")
         elif self.answers.state == NONE and not self.pin:
