@@ -1,17 +1,19 @@
-"""Cancel requests: they reach their own client's statement, running or queued, and nobody else's."""
+"""Cancel requests: they reach their own client's statement, running or queued, nobody else's."""
 
 import asyncio
 import contextlib
 import random
+import select
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import asyncpg
 import psycopg
@@ -152,14 +154,16 @@ def test_a_running_statement(proxy: Proxy, shape: str) -> None:
         ask_raw(client)
 
 
-def test_a_copy_from_a_client_that_waits(proxy: Proxy) -> None:
-    """The server waits for data, and a cancel ends that."""
+def test_a_copy_from_the_client(proxy: Proxy) -> None:
+    """The server looks whether it was cancelled when data come."""
     with client_of(proxy) as client:
         client.ask(wire.query("BEGIN"))
         client.ask(wire.query("CREATE TABLE cancelled (t text)"))
         client.send(wire.query("COPY cancelled FROM STDIN"))
         client.until("G")
         cancel(proxy, client)
+        while not select.select([client.socket], [], [], 0.02)[0]:
+            client.send(wire.copy_data(b"row\n"))
         answer = client.until("Z")
         assert wire.errors(answer)[0].sqlstate == "57014"
         assert answer[-1].status == "E"
@@ -349,18 +353,21 @@ def test_a_cancel_that_the_server_takes_late(postgres: EmbeddedPostgres) -> None
 
     with Bent(postgres.port, relay) as bent:
         databases = {DATABASE: {"port": bent.port, "pool_size": 1}}
-        with Proxy(postgres, databases=databases) as proxy:
-            with client_of(proxy) as client, client_of(proxy) as other:
-                client.send(wire.query("SELECT pg_sleep(0.2), 'mine'"))
-                wait_until(lambda: asleep(postgres), lambda count: count)
-                cancel(proxy, client)
-                assert held.wait(wire.PATIENCE)
-                # it ends by itself before the cancel arrives
-                assert wire.rows(client.until("Z")) == [["", "mine"]]
-                other.send(wire.query("SELECT pg_sleep(0.6), 'other'"))
-                client.send(wire.query("SELECT 'again'"))
-                assert wire.rows(other.until("Z")) == [["", "other"]]
-                assert wire.rows(client.until("Z")) == [["again"]]
+        with (
+            Proxy(postgres, databases=databases) as proxy,
+            client_of(proxy) as client,
+            client_of(proxy) as other,
+        ):
+            client.send(wire.query("SELECT pg_sleep(0.2), 'mine'"))
+            wait_until(lambda: asleep(postgres), lambda count: count)
+            cancel(proxy, client)
+            assert held.wait(wire.PATIENCE)
+            # it ends by itself before the cancel arrives
+            assert wire.rows(client.until("Z")) == [["", "mine"]]
+            other.send(wire.query("SELECT pg_sleep(0.6), 'other'"))
+            client.send(wire.query("SELECT 'again'"))
+            assert wire.rows(other.until("Z")) == [["", "other"]]
+            assert wire.rows(client.until("Z")) == [["again"]]
 
 
 class Bent:
@@ -371,17 +378,17 @@ class Bent:
         self._up = up
         self._sockets: list[Any] = []
         self._threads: list[threading.Thread] = []
-        self._listener = wire.socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
 
-    def __enter__(self) -> "Bent":
+    def __enter__(self) -> Self:
         self._start(self._accept)
         return self
 
     def __exit__(self, *_: object) -> None:
         for each in (self._listener, *self._sockets):
             with contextlib.suppress(OSError):
-                each.shutdown(wire.socket.SHUT_RDWR)
+                each.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(wire.PATIENCE)
         for each in (self._listener, *self._sockets):
@@ -398,7 +405,7 @@ class Bent:
                 near, _ = self._listener.accept()
             except OSError:
                 return
-            far = wire.socket.create_connection(("127.0.0.1", self._target))
+            far = socket.create_connection(("127.0.0.1", self._target))
             self._sockets += [near, far]
             self._start(self._up, near, far)
             self._start(self._down, near, far)
@@ -408,4 +415,4 @@ class Bent:
             while data := far.recv(1 << 16):
                 near.sendall(data)
         with contextlib.suppress(OSError):
-            near.shutdown(wire.socket.SHUT_WR)
+            near.shutdown(socket.SHUT_WR)

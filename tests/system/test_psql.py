@@ -3,8 +3,9 @@
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import pytest
@@ -29,7 +30,7 @@ def run(
     given: str = "",
     past_the_proxy: bool = False,
     fails: bool = False,
-    **environment: str,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Run a program of the server's to its end; what it printed, and its complaints if it fails."""
     path = proxy.server._bin_dir / program
@@ -63,7 +64,7 @@ def run(
 def psql(proxy: Proxy, script: str, *arguments: str, fails: bool = False, **variables: str) -> str:
     """psql reads the script from stdin, prints rows alone, and stops at an error."""
     quiet = ("-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1")
-    return run(proxy, "psql", *quiet, *arguments, given=script, fails=fails, **variables)
+    return run(proxy, "psql", *quiet, *arguments, given=script, fails=fails, environment=variables)
 
 
 def version(proxy: Proxy) -> int:
@@ -261,7 +262,7 @@ def test_pgbench(proxy: Proxy, protocol: str) -> None:
 
 def test_maintenance(proxy: Proxy, table: str) -> None:
     """Statements that refuse to run in a transaction, after settings that were replayed."""
-    run(proxy, "vacuumdb", "-z", "-t", table, PGOPTIONS="-c TimeZone=Asia/Tokyo")
+    run(proxy, "vacuumdb", "-z", "-t", table, environment={"PGOPTIONS": "-c TimeZone=Asia/Tokyo"})
     run(proxy, "reindexdb", "-t", table, "--concurrently")
     psql(proxy, f"CREATE INDEX CONCURRENTLY ON {table} (v);\nVACUUM {table};")
     name = "d_" + token().replace("-", "")

@@ -125,7 +125,7 @@ def test_psycopg3_rollback_is_quiet(proxy: Proxy, table: str) -> None:
 def test_psycopg3_transaction_blocks(proxy: Proxy, table: str) -> None:
     insert = on("INSERT INTO {} VALUES (%s)", table)
     with proxy.connect(QUICK, autocommit=True) as connection:
-        with (
+        with (  # noqa: PT012 the block's end raises
             pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout),
             connection.transaction(),
         ):

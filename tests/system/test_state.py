@@ -379,8 +379,8 @@ def test_startup_parameters(proxy: Proxy) -> None:
                     assert show(connection, name) == wanted
         for number in (0, 1, 0):
             with held(proxy, number=number):
-                for client, wanted in zip(clients, expected, strict=True):
-                    assert everything(client) == wanted
+                for client, seen_directly in zip(clients, expected, strict=True):
+                    assert everything(client) == seen_directly
 
 
 def everything(connection: psycopg.Connection[Any]) -> dict[str, str]:

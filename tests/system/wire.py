@@ -252,6 +252,15 @@ class Wire:
                 raise Closed([])
             self._reader.buffer += data
 
+    def receive(self, size: int) -> bytes:
+        """At most `size` of the next bytes; b"" at the connection's end."""
+        buffer = self._reader.buffer
+        if not buffer:
+            return self.socket.recv(size)
+        found = bytes(buffer[:size])
+        del buffer[:size]
+        return found
+
     def until(self, last: str) -> list[Message]:
         """Messages up to the first of a type in `last`."""
         found: list[Message] = []

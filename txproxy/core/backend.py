@@ -22,6 +22,7 @@ from txproxy.wire.codes import (
     ERROR_RESPONSE,
     EXECUTE,
     HELD_LIMIT,
+    IDLE,
     NOTICE_RESPONSE,
     NOTIFICATION,
     PARAMETER_STATUS,
@@ -48,7 +49,17 @@ _WHOLE: Final = frozenset(
 )
 """Messages that we read or may have to leave out: held until they are complete."""
 
-_LENGTH_LIMIT: Final = 0x7FFFFFFF
+_READ: Final = frozenset((COPY_IN_RESPONSE, ERROR_RESPONSE, NOTIFICATION, PARAMETER_STATUS))
+
+
+def _most() -> list[int]:
+    """For each type byte the largest length that a server may announce."""
+    limits = [0x7FFFFFFF] * 256
+    limits[READY_FOR_QUERY] = HELD_LIMIT  # it must be read, so it must be held
+    return limits
+
+
+_MOST: Final = _most()
 _NEVER: Final = float("inf")
 _NO_SUCH_STATEMENT: Final = encode.describe_statement(
     b"txproxy: none of this name, to end the unit"
@@ -92,7 +103,7 @@ class Backend:
     def __init__(self, pool: "Pool", port: BackendPort, params: dict[str, str]) -> None:
         self.pool = pool
         self.port = port
-        self.params = params
+        self.params = pool.shared(params)
         self.fifo = Fifo()
         self.session: Session | None = None
         self.applied: Settings = NO_SETTINGS
@@ -122,9 +133,8 @@ class Backend:
         fifo = self.fifo
         out = self._read(data)
         session = self.session
-        if session is not None:
-            if out:
-                session.client.write(out)
+        if out and session is not None:
+            session.client.write(out)
         if self.settling and fifo.exchanges:
             self._end_what_waits()
         if fifo.broken:
@@ -153,18 +163,16 @@ class Backend:
             data = self.tail.join(data)
         n = len(data)
         mine = self._mine()
+        counting = self._counting()
         while n - i >= 5:
             kind = data[i]
             length = (data[i + 1] << 24) | (data[i + 2] << 16) | (data[i + 3] << 8) | data[i + 4]
             end = i + 1 + length
-            if length < 4 or length > _LENGTH_LIMIT or (kind == READY_FOR_QUERY and length < 5):
+            if length < 4 or length > _MOST[kind] or (kind == READY_FOR_QUERY and length == 4):
                 self.fifo.broken = True
                 break
             if end > n:
                 if kind in _WHOLE and length <= HELD_LIMIT:
-                    break
-                if kind == READY_FOR_QUERY:
-                    self.fifo.broken = True
                     break
                 self.stream = end - n
                 self.stream_mine = mine
@@ -175,17 +183,16 @@ class Backend:
             elif kind == READY_FOR_QUERY:
                 if self.fifo.ready(data[i + 5]) and self.session is not None:
                     self.session.ready(self.fifo.status)
+                if self.fifo.broken:
+                    break
                 mine = self._mine()
-            elif kind == ERROR_RESPONSE:
-                keep = self._error(data[i + 5 : end]) and mine
-            elif kind == PARAMETER_STATUS:
-                self._parameter(data[i + 5 : end], mine)
-            elif kind == NOTIFICATION:
-                keep = self.session is not None
-            elif kind == COPY_IN_RESPONSE:
-                self.fifo.copy_in()
-            else:
+                counting = self._counting()
+            elif kind in _READ:
+                keep = self._take(kind, data[i + 5 : end], mine)
+            elif counting:
                 self.fifo.answered(kind)
+                if self.fifo.broken:
+                    break
             if keep != keeping:
                 if keeping:
                     pieces.append(data[start:i])
@@ -203,10 +210,27 @@ class Backend:
         pieces.append(data[start:i])
         return b"".join(pieces)
 
+    def _take(self, kind: int, body: bytes, mine: bool) -> bool:
+        """A message that means something to us; whether it goes to the client."""
+        if kind == ERROR_RESPONSE:
+            return self._error(body) and mine
+        if kind == NOTIFICATION:
+            return self.session is not None
+        if kind == PARAMETER_STATUS:
+            self._parameter(body, mine)
+        else:
+            self.fifo.copy_in()
+        return mine
+
     def _mine(self) -> bool:
         """Whether the next message is for the client of the session that holds this backend."""
         exchanges = self.fifo.exchanges
         return exchanges[0].mine if exchanges else self.session is not None
+
+    def _counting(self) -> bool:
+        """Whether replies are counted: in the extended protocol, and where none is expected."""
+        exchanges = self.fifo.exchanges
+        return not exchanges or exchanges[0].owed[0] != QUERY
 
     def _error(self, body: bytes) -> bool:
         """ErrorResponse; whether it may be passed on. A FATAL is kept for the session's ERROR."""
@@ -228,7 +252,7 @@ class Backend:
         name, value = parameter_status(body)
         if self.params.get(name) == value:
             return
-        self.params = {**self.params, name: value}
+        self.params = self.pool.shared({**self.params, name: value})
         session = self.session
         if session is not None and mine:
             session.told = self.params
@@ -329,6 +353,18 @@ class Backend:
             self.fifo.sent(SYNC)
             data += encode.SYNC
         self.port.write(data)
+
+    def is_clean(self) -> bool:
+        """Whether anybody may have it as it is, once its session has let go of it."""
+        fifo = self.fifo
+        return (
+            fifo.status == IDLE
+            and not fifo.exchanges
+            and not fifo.untrusted
+            and not self.dirty
+            and not self.cancels
+            and not self.wants_pause
+        )
 
     def settle(self) -> None:
         """Nothing is owed and no session speaks: the next step to being clean, or give it back."""

@@ -36,6 +36,7 @@ class Pool:
         self.stats = Stats()
         self.base: dict[str, str] = {}  # what a fresh backend reports, by lower-case name
         self._accepted: OrderedDict[tuple[tuple[str, str], ...], dict[str, str]] = OrderedDict()
+        self._shared: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
         self._retry_at = 0.0
         self._handing_out = False
 
@@ -70,7 +71,7 @@ class Pool:
         A loop and no recursion: a session may be done with it before `lent()` returns.
         """
         self.idle.append(backend)
-        if self._handing_out:
+        if self._handing_out or not self.waiters:
             return
         self._handing_out = True
         while self.waiters and self.idle:
@@ -119,6 +120,16 @@ class Pool:
         if session in self.waiters:
             self.waiters.remove(session)
 
+    def shared(self, params: dict[str, str]) -> dict[str, str]:
+        """The one object for these parameters, so that comparing them is comparing addresses."""
+        key = tuple(params.items())
+        known = self._shared.get(key)
+        if known is None:
+            if len(self._shared) >= _ACCEPTED_LIMIT:
+                self._shared.clear()
+            self._shared[key] = known = params
+        return known
+
     def known(self, wanted: Settings) -> dict[str, str] | None:
         """What backends report under these settings; None if they were never tried.
 
@@ -129,7 +140,7 @@ class Pool:
         if params is None and name is not None:
             params = self._accepted.get(wanted.without("application_name"))
             if params is not None:
-                params = {**params, "application_name": name}
+                params = self.shared({**params, "application_name": name})
                 self.accept(wanted, params)
         return params
 

@@ -28,7 +28,7 @@ from txproxy.wire.codes import (
 )
 
 if TYPE_CHECKING:
-    from txproxy.core.exchange import Exchange
+    from txproxy.core.exchange import Exchange, Fifo
     from txproxy.core.session import Session
 
 FORWARD: Final = 0
@@ -39,16 +39,18 @@ STOP: Final = 4  # the session ends: Terminate, or `session.problem`
 
 _SILENT: Final = frozenset((FLUSH, COPY_DATA, COPY_DONE, COPY_FAIL))
 _OURS: Final = frozenset((sql.OURS_SET, sql.OURS_SHOW))
+_GOING_ON: Final = frozenset((BIND, DESCRIBE, EXECUTE, SYNC))
 _STATELESS: Final = sql.judge(b"SELECT 1")
 _TOO_LONG: Final = sql.judge(b"'")  # what cannot be judged
 _NOT_PARSED: Final = encode.describe_statement(b"(unnamed: not parsed in this unit)")
+_JUDGED_LENGTH: Final = 2048  # bytes of a text whose judgement is remembered
+_JUDGED_LIMIT: Final = 1000  # texts
+_judged: dict[bytes, sql.Judgement] = {}
 _LINE: Final = 256  # bytes kept of a statement, for the log
 
 
 def verdict(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
     """What becomes of the message data[i:end], of which data may hold only the beginning."""
-    if session.answers.active:
-        return _answer(session, kind, data, i, end)
     if kind == QUERY:
         return _query(session, data, i, end)
     if kind == COPY_DATA or kind == COPY_DONE or kind == COPY_FAIL:
@@ -60,8 +62,8 @@ def verdict(session: "Session", kind: int, data: bytes, i: int, end: int) -> int
     return _extended(session, kind, data, i, end)
 
 
-def _answer(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
-    """Answered here. COPY data that is on its way to a COPY which is over is dropped."""
+def answer(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
+    """It is answered here. COPY data that is on its way to a COPY which is over is dropped."""
     if kind == TERMINATE:
         return STOP
     session.active_at = session.pool.outside.now
@@ -71,9 +73,9 @@ def _answer(session: "Session", kind: int, data: bytes, i: int, end: int) -> int
         rest = sql.judge(data[i + 5 : end - 1], session.strings_conform).rest
         if rest:
             return _ended_and_on(session, data, i, end, rest)
-    answer = session.answers.answer(kind, data[i + 5 : end])
-    if answer:
-        session.client.write(answer)
+    said = session.answers.answer(kind, data[i + 5 : end])
+    if said:
+        session.client.write(said)
     if session.answers.state == BEGUN:
         session.begin_owed = True
         session.begun_at = session.pool.outside.now
@@ -99,26 +101,27 @@ def _ended_and_on(session: "Session", data: bytes, i: int, end: int, rest: int) 
 
 def _query(session: "Session", data: bytes, i: int, end: int) -> int:
     text = data[i + 5 : end - 1]
-    backend = session.backend
-    if backend is None and b"txproxy." not in text and not session.has_backend():
-        return HOLD
     judged = sql.judge(text, session.strings_conform) if end <= len(data) else _TOO_LONG
-    if judged.kind in _OURS:
+    if judged is not _STATELESS and judged.kind in _OURS:
         return _our_setting(session, QUERY, data, i, end)
-    if not session.has_backend() or _awaits_copy(session):
+    if not session.has_backend():
         return HOLD
     backend = session.backend
     assert backend is not None
-    if backend.fifo.copying:
-        return _not_while_copying(session, QUERY)
-    exchange = backend.fifo.sent(QUERY)
+    fifo = backend.fifo
+    if fifo.exchanges:
+        if _awaits_copy(fifo):
+            return HOLD
+        if fifo.copying:
+            return _not_while_copying(session, QUERY)
+    exchange = fifo.sent(QUERY)
     if judged is not _STATELESS and exchange is not None:
         _note(session, judged, exchange)
-    _keep_statement(session, text)
+    session.statement = text[:_LINE]
+    session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
     session.unnamed = False
     session.answers.unit = False
-    session.active_at = session.pool.outside.now
-    session.pool.stats.queries += 1
+    session.stats.queries += 1
     return FORWARD
 
 
@@ -128,17 +131,14 @@ def _our_setting(session: "Session", kind: int, data: bytes, i: int, end: int) -
     if backend is not None and backend.fifo.exchanges:
         return HOLD
     session.active_at = session.pool.outside.now
-    answer = session.answers.answer(kind, data[i + 5 : end])
-    if answer:
-        session.client.write(answer)
+    said = session.answers.answer(kind, data[i + 5 : end])
+    if said:
+        session.client.write(said)
     return DROP
 
 
-def _awaits_copy(session: "Session") -> bool:
+def _awaits_copy(fifo: "Fifo") -> bool:
     """Whether a COPY may begin: what is sent now the server might read as its data, and die."""
-    backend = session.backend
-    assert backend is not None
-    fifo = backend.fifo
     return fifo.copy_ahead and not fifo.copying and not fifo.exchanges[-1].open
 
 
@@ -170,31 +170,30 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange") -> No
         session.backend.dirty = "LOAD"
 
 
-def _keep_statement(session: "Session", text: bytes) -> None:
-    session.statement = text[:_LINE]
-    session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
-
-
 # Extended protocol, FunctionCall and COPY.
 
 
 def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
+    if _goes_on(session, kind):
+        return FORWARD
     answers = session.answers
     if (answers.unit or answers.has_ours) and _answered_here(session, kind, data, i, end):
         return _our_setting(session, kind, data, i, end)
-    if kind == PARSE and b"txproxy." in data[i:end]:
+    if kind == PARSE and data.find(b"txproxy.", i, end) >= 0:
         verdict = _parse_ours(session, data, i, end)
         if verdict != FORWARD:
             return verdict
-    if not session.has_backend() or (kind != SYNC and _awaits_copy(session)):
+    if not session.has_backend():
         return HOLD
     backend = session.backend
     assert backend is not None
     fifo = backend.fifo
-    if fifo.copying and kind != SYNC:
-        return _not_while_copying(session, kind)
+    if fifo.exchanges and kind != SYNC:
+        if _awaits_copy(fifo):
+            return HOLD
+        if fifo.copying:
+            return _not_while_copying(session, kind)
     answers.unit = False
-    session.active_at = session.pool.outside.now
     if (kind == BIND or kind == DESCRIBE) and _uses_unparsed(session, kind, data, i):
         fifo.sent(DESCRIBE)
         session.replacement = _NOT_PARSED
@@ -203,13 +202,34 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
     if kind == PARSE:
         _parse(session, data, i, end, exchange)
     elif kind == EXECUTE:
-        session.pool.stats.queries += 1
+        session.stats.queries += 1
     elif kind == SYNC:
         session.unnamed = False
         session.parsed = b""
     elif kind not in (BIND, DESCRIBE, CLOSE) and not session.pin:
         session.pin_for("FunctionCall")
     return FORWARD
+
+
+def _goes_on(session: "Session", kind: int) -> bool:
+    """The short way: the unit's own statement was parsed, and this only goes on with it."""
+    backend = session.backend
+    if backend is None or not session.unnamed or kind not in _GOING_ON:
+        return False
+    exchanges = backend.fifo.exchanges
+    unit = exchanges[-1] if exchanges else None
+    if unit is None or not unit.open or unit.copying or unit.skipping:
+        return False
+    unit.owed.append(kind)
+    if kind == SYNC:
+        unit.open = False
+        session.unnamed = False
+        session.parsed = b""
+    elif kind != DESCRIBE:
+        unit.executes = True
+        if kind == EXECUTE:
+            session.stats.queries += 1
+    return True
 
 
 def _answered_here(session: "Session", kind: int, data: bytes, i: int, end: int) -> bool:
@@ -254,7 +274,7 @@ def _parse(session: "Session", data: bytes, i: int, end: int, exchange: "Exchang
     text_end = data.find(b"\0", name_end + 1)
     whole = end <= len(data) and name_end >= 0 and text_end >= 0
     text = data[name_end + 1 : text_end] if whole else b""
-    judged = sql.judge(text, session.strings_conform) if whole else _TOO_LONG
+    judged = _judge_parsed(session, text) if whole else _TOO_LONG
     if judged is not _STATELESS and exchange is not None:
         _note(session, judged, exchange)
     if name_end != i + 5:
@@ -264,7 +284,22 @@ def _parse(session: "Session", data: bytes, i: int, end: int, exchange: "Exchang
     else:
         session.unnamed = True
         session.parsed = data[i:end] if whole and end - i <= HELD_LIMIT else b""
-    _keep_statement(session, text)
+    session.statement = text[:_LINE]
+    session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
+
+
+def _judge_parsed(session: "Session", text: bytes) -> sql.Judgement:
+    """What a Parse's text means. With parameters apart the same few texts come again and again."""
+    if not session.strings_conform:
+        return sql.judge(text, False)
+    judged = _judged.get(text)
+    if judged is None:
+        judged = sql.judge(text)
+        if len(text) <= _JUDGED_LENGTH:
+            if len(_judged) >= _JUDGED_LIMIT:
+                _judged.clear()
+            _judged[text] = judged
+    return judged
 
 
 def _copy(session: "Session", kind: int) -> int:
@@ -274,5 +309,4 @@ def _copy(session: "Session", kind: int) -> int:
         return DROP
     if kind != COPY_DATA:
         backend.fifo.sent(kind)
-    session.active_at = session.pool.outside.now
     return FORWARD

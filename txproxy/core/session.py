@@ -57,6 +57,7 @@ class Session:
         "marked_at",
         "ours",
         "outgoing",
+        "outside",
         "parsed",
         "pin",
         "pool",
@@ -69,6 +70,7 @@ class Session:
         "settled",
         "statement",
         "statement_end",
+        "stats",
         "stream",
         "stream_forward",
         "strings_conform",
@@ -84,6 +86,8 @@ class Session:
     ) -> None:
         self.client = client
         self.pool = pool
+        self.outside = pool.outside
+        self.stats = pool.stats
         self.session_mode = pool.settings.pool_mode == "session"
         self.address = address
         self.ours = ours
@@ -198,10 +202,11 @@ class Session:
         if self.stream:
             i = min(self.stream, n)
             self.stream -= i
-            self.active_at = self.pool.outside.now
             if not self.stream_forward:
                 start = i
         verdict = FORWARD
+        answers = self.answers
+        answering = answers.active
         while n - i >= 5:
             kind = data[i]
             length = (data[i + 1] << 24) | (data[i + 2] << 16) | (data[i + 3] << 8) | data[i + 4]
@@ -211,9 +216,12 @@ class Session:
                 verdict = STOP
             elif end > n and kind != COPY_DATA and n - i <= HELD_LIMIT:
                 break
+            elif answering:
+                verdict = requests.answer(self, kind, data, i, end)
             else:
                 verdict = requests.verdict(self, kind, data, i, end)
             if verdict != FORWARD:
+                answering = answers.active
                 if start < i:
                     pieces.append(data[start:i])
                 start = min(end, n)
@@ -251,18 +259,21 @@ class Session:
 
     def _flush(self, data: bytes, start: int, end: int, pieces: list[bytes]) -> None:
         """Write what goes to the backend: the pieces, then data[start:end]."""
-        outgoing = self.outgoing
-        if outgoing:
-            pieces = outgoing + pieces
+        backend = self.backend
+        if backend is None:
+            return
+        if self.outgoing:
+            pieces = self.outgoing + pieces
             self.outgoing = []
-        if start < end:
-            if not pieces and start == 0 and end == len(data):
-                if self.backend is not None:
-                    self.backend.port.write(data)
-                return
+        if pieces:
             pieces.append(data[start:end])
-        if pieces and self.backend is not None:
-            self.backend.port.write(b"".join(pieces))
+            data = b"".join(pieces)
+        elif start < end:
+            data = data[start:end]
+        else:
+            return
+        self.active_at = self.outside.now
+        backend.port.write(data)
 
     # Who gets a backend.
 
@@ -354,7 +365,10 @@ class Session:
         backend.session = None
         if backend.full:
             self.client.update_reading()
-        backend.settle()
+        if backend.is_clean():
+            self.pool.take_back(backend)
+        else:
+            backend.settle()
 
     # What the server said.
 
@@ -362,7 +376,7 @@ class Session:
         """ReadyForQuery for a unit of this session's was passed on."""
         answers = self.answers
         answers.status = status
-        self.active_at = self.pool.outside.now
+        self.active_at = self.outside.now
         if status != IDLE:
             if answers.state == NONE:
                 self.begun_at = self.active_at
@@ -372,7 +386,8 @@ class Session:
         self.settled = self.wanted
         self.transaction_expired = False
         backend = self.backend
-        if backend is not None and any(exchange.begins for exchange in backend.fifo.exchanges):
+        exchanges = backend.fifo.exchanges if backend is not None else None
+        if exchanges and any(exchange.begins for exchange in exchanges):
             answers.state = BEGUN
 
     def follow(self, name: str, value: str) -> None:

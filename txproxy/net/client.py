@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from txproxy.core.answers import Ours, Refusal
@@ -33,6 +34,7 @@ class Client(asyncio.Protocol):
         "began",
         "request",
         "session",
+        "write",
     )
 
     def __init__(self, server: "Server") -> None:
@@ -45,12 +47,14 @@ class Client(asyncio.Protocol):
         self.began = server.now
         self.request: Request | None = None
         self.session: Session | None = None
+        self.write: Callable[[bytes], None] = _drop
 
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._transport = transport  # type: ignore[assignment]  # uvloop's is no asyncio.Transport
+        self.write = transport.write  # type: ignore[attr-defined]
         self._server.clients.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -74,6 +78,7 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The client is gone; why makes no difference."""
+        self.write = _drop
         self._server.forget(self, self._pid)
         if self.session is not None:
             try:
@@ -161,12 +166,6 @@ class Client(asyncio.Protocol):
 
     # What the session calls.
 
-    def write(self, data: bytes) -> None:
-        """Send."""
-        transport = self._transport
-        if transport is not None and not transport.is_closing():
-            transport.write(data)
-
     def admitted(self, params: dict[str, str]) -> None:
         """The login is complete."""
         assert self.session is not None
@@ -192,6 +191,7 @@ class Client(asyncio.Protocol):
     def close(self) -> None:
         """Close once what was written is sent, or after a while."""
         transport = self._transport
+        self.write = _drop
         if transport is not None and not transport.is_closing():
             transport.close()
             asyncio.get_running_loop().call_later(_LINGER, transport.abort)
@@ -209,6 +209,10 @@ class Client(asyncio.Protocol):
                 transport.pause_reading()
             else:
                 transport.resume_reading()
+
+
+def _drop(_data: bytes) -> None:
+    """What is written to a client that is gone."""
 
 
 def _peer_pid(sock: socket.socket) -> int:

@@ -1,0 +1,81 @@
+"""`python -m tests.system.django_site DRIVER HOST PORT`: do what stdin says, a scenario a line.
+
+Each is answered by a line of JSON: {"done": true}, {"failed": traceback}, or, when the scenario
+sleeps until somebody writes another line, {"sleep": true}.
+"""
+
+import json
+import sys
+import traceback
+from typing import Any
+
+DATABASE_ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
+    # alias: the proxy's database, and how Django uses it
+    "default": ("app", {}),
+    "quick": ("quick", {}),
+    "atomic": ("app", {"ATOMIC_REQUESTS": True}),
+    "tokyo": ("app", {"TIME_ZONE": "Asia/Tokyo"}),
+    "open_ended": ("quick", {"AUTOCOMMIT": False}),
+    "healthy": ("quick", {"AUTOCOMMIT": False, "CONN_HEALTH_CHECKS": True}),
+    "no_cursors": ("app", {"DISABLE_SERVER_SIDE_CURSORS": True}),
+}
+
+
+def configure(host: str, port: str) -> None:
+    import django
+    from django.conf import settings
+
+    databases: dict[str, Any] = {
+        alias: {
+            "ENGINE": "django.db.backends.postgresql",
+            "HOST": host,
+            "PORT": port,
+            "USER": "app",
+            "NAME": name,
+            "CONN_MAX_AGE": None,
+            **more,
+        }
+        for alias, (name, more) in DATABASE_ALIASES.items()
+    }
+    settings.configure(
+        DATABASES=databases,
+        INSTALLED_APPS=["tests.system.django_site"],
+        ROOT_URLCONF="tests.system.django_site.urls",
+        MIDDLEWARE=["tests.system.django_site.urls.leave_reads_open"],
+        ALLOWED_HOSTS=["testserver"],
+        SECRET_KEY="none",
+        USE_TZ=True,
+        TIME_ZONE="UTC",
+        DEBUG_PROPAGATE_EXCEPTIONS=True,
+    )
+    django.setup()
+
+
+def say(**words: object) -> None:
+    print(json.dumps(words), flush=True)
+
+
+def main() -> None:
+    driver, host, port = sys.argv[1:]
+    if driver == "psycopg2":
+        # Django takes psycopg 3 wherever it is to be had
+        sys.modules["psycopg"] = None  # type: ignore[assignment]
+    configure(host, port)
+    from django.db import connection, connections
+
+    from tests.system.django_site import scenarios
+
+    assert connection.Database.__name__ == driver
+    for line in sys.stdin:
+        try:
+            getattr(scenarios, line.strip())()
+        except Exception:  # noqa: BLE001 the parent raises it
+            say(failed=traceback.format_exc())
+        else:
+            say(done=True)
+        finally:
+            connections.close_all()
+
+
+if __name__ == "__main__":
+    main()
