@@ -140,7 +140,7 @@ class ModelServer:
             self._unnamed = text
             return PARSED
         if kind == "B":
-            if self._unnamed is None:
+            if parts[1] or self._unnamed is None:
                 raise Failure(error("26000"))
             self._refuse_if_failed(self._unnamed)
             self._portal = self._unnamed

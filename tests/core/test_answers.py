@@ -580,6 +580,15 @@ def test_a_setting_of_ours_waits_for_the_answers_before_it() -> None:
     assert backend.got() == ["Q SELECT 'y'"]
 
 
+def test_a_setting_of_ours_inside_an_unsynced_unit_does_not_wait_for_ever() -> None:
+    _, client, backend = scene()
+    client.sends(parse("SELECT 1"), FLUSH)
+    backend.says(PARSED)
+    backend.got()
+    client.sends(query(f"SHOW {TIMEOUT}"), SYNC)
+    assert client.got()[-1:] == ["Z I"] or backend.got()[-1:] == ["S"]
+
+
 def test_a_text_that_only_mentions_our_settings_is_the_servers() -> None:
     _, client, backend = scene()
     client.sends(query("SELECT 'txproxy.idle_transaction_timeout'"))

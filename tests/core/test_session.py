@@ -39,6 +39,7 @@ from tests.core.scenario import (
     unit,
 )
 from txproxy.wire.codes import HELD_LIMIT
+from txproxy.wire.encode import message
 
 ANSWER = ["T", "D x", "C SELECT 1", "Z I"]
 
@@ -265,6 +266,23 @@ def test_what_came_before_them_is_sent() -> None:
     assert backend.got() == ["Q INSERT INTO t VALUES (1)"]
     assert client.got() == ["E FATAL 08P01"]
     assert backend.cancels == 1
+
+
+@pytest.mark.parametrize("state", ["NONE", "OPEN", "REAPED", "FAILED"])
+@pytest.mark.parametrize("kind", "PBDECHSQFdcf")
+def test_a_message_whose_body_is_cut_short_is_no_protocol_or_harmless(kind: str, state: str) -> None:
+    for body in (b"", b"S", b"P", b"x", b"\0", b"S\0"):
+        world, client, backend = scene()
+        if state != "NONE":
+            begin(client, backend)
+        if state in {"REAPED", "FAILED"}:
+            reap(world, client, backend)
+        if state == "FAILED":
+            client.sends(query("SELECT 1"))
+        assert client.state == state
+        client.got()
+        client.sends(message(kind.encode(), body), SYNC)
+        assert not client.finished or client.got() == ["E FATAL 08P01"]
 
 
 # Backpressure.
@@ -540,6 +558,24 @@ def test_copy_data_that_is_late_for_a_copy_that_failed_is_dropped() -> None:
     assert client.got() == ["G", "E ERROR 22P02", "Z I", *ANSWER]
 
 
+def test_a_statement_behind_a_copy_that_was_prepared_earlier_waits_too() -> None:
+    _, client, backend = scene()
+    client.sends(parse("COPY t FROM STDIN", "c1"), SYNC)
+    backend.says(PARSED, ready())
+    client.sends(bind("c1"), execute(), SYNC, query("SELECT 'x'"))
+    assert "Q SELECT 'x'" not in backend.got()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["COPY t FROM STDIN; SELECT 1", "CREATE FUNCTION f() BEGIN ATOMIC END; COPY t FROM STDIN"],
+)
+def test_a_statement_behind_a_string_that_may_hold_a_copy_waits_too(sql: str) -> None:
+    _, client, backend = scene()
+    client.sends(query(sql), query("SELECT 'x'"))
+    assert backend.got() == [f"Q {sql}"]
+
+
 def test_a_copy_that_fails_in_the_middle_of_a_message_does_not_lend_half_of_it_on() -> None:
     world, client, backend = scene(pool_size=1)
     other = world.client()
@@ -635,8 +671,8 @@ def test_the_answer_to_the_settings_is_nobodys() -> None:
     world.client(timezone="Asia/Tokyo")
     client = world.client()
     client.sends(query("SELECT 'x'"))
-    for message in (done("RESET"), notice("so be it"), parameter("TimeZone", "UTC"), ready()):
-        backend.says(message)
+    for said in (done("RESET"), notice("so be it"), parameter("TimeZone", "UTC"), ready()):
+        backend.says(said)
         assert client.got() == []
     backend.says(selected("x"))
     assert client.got() == ANSWER

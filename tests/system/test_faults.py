@@ -808,7 +808,7 @@ def test_garbage_in_place_of_an_answer(postgres: EmbeddedPostgres, answer: bytes
         with Wire.log_in((proxy.host, proxy.port), user=USER, database="fake") as client:
             client.send(wire.query("SELECT 1"))
             with contextlib.suppress(Closed, UnicodeDecodeError, ValueError, TimeoutError):
-                client.socket.settimeout(2)
+                client.socket.settimeout(0.7)
                 client.until("Z")
         with client_of(proxy) as other:
             recovers(other)

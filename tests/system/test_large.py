@@ -56,6 +56,9 @@ def bounded(proxy: Proxy) -> Iterator[None]:
                 count += 1
         return count
 
+    proxy.assert_clean()
+    with direct(proxy.server) as admin:
+        admin.execute("TRUNCATE large")
     Path(f"/proc/{proxy.pid}/clear_refs").write_text("5")  # the peak begins anew
     before = memory(proxy, "VmRSS")
     with ThreadPoolExecutor(1) as thread:
@@ -64,8 +67,6 @@ def bounded(proxy: Proxy) -> Iterator[None]:
         done.set()
         assert working.result() > 0
     assert memory(proxy, "VmHWM") - before < BOUND
-    with direct(proxy.server) as admin:
-        admin.execute("TRUNCATE large")
     proxy.assert_clean()
 
 

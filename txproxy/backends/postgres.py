@@ -99,6 +99,9 @@ class PostgresBackend(asyncio.Protocol):
             except (ServerRefusal, LoginError) as refusal:
                 self._refuse(refusal)
                 return
+            except IndexError:
+                self._refuse(ProtocolError("a message of the server's login is cut short"))
+                return
             else:
                 if out:
                     self.write(out)

@@ -324,6 +324,8 @@ def _first_unit_begins(data: bytes) -> bool:
     i = 0
     while len(data) - i >= 5 and data[i] != SYNC:
         end = i + 1 + int32(data, i + 1)
+        if end < i + 6:
+            return False
         body = data[i + 5 : end]
         if data[i] == QUERY:
             return sql.judge(body[:-1]).begins

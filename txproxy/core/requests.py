@@ -42,6 +42,7 @@ _OURS: Final = frozenset((sql.OURS_SET, sql.OURS_SHOW))
 _GOING_ON: Final = frozenset((BIND, DESCRIBE, EXECUTE, SYNC))
 _STATELESS: Final = sql.judge(b"SELECT 1")
 _TOO_LONG: Final = sql.judge(b"'")  # what cannot be judged
+_NO_ENDING: Final = b"'\0"  # a Query of which only the beginning is there: what ends it, if any?
 _NOT_PARSED: Final = encode.describe_statement(b"(unnamed: not parsed in this unit)")
 _JUDGED_LENGTH: Final = 2048  # bytes of a text whose judgement is remembered
 _JUDGED_LIMIT: Final = 1000  # texts
@@ -73,7 +74,8 @@ def answer(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
         rest = sql.judge(data[i + 5 : end - 1], session.strings_conform).rest
         if rest:
             return _ended_and_on(session, data, i, end, rest)
-    said = session.answers.answer(kind, data[i + 5 : end])
+    body = data[i + 5 : end] if kind != QUERY or end <= len(data) else _NO_ENDING
+    said = session.answers.answer(kind, body)
     if said:
         session.client.write(said)
     if session.answers.state == BEGUN:
@@ -102,7 +104,7 @@ def _ended_and_on(session: "Session", data: bytes, i: int, end: int, rest: int) 
 def _query(session: "Session", data: bytes, i: int, end: int) -> int:
     text = data[i + 5 : end - 1]
     judged = sql.judge(text, session.strings_conform) if end <= len(data) else _TOO_LONG
-    if judged is not _STATELESS and judged.kind in _OURS:
+    if judged is not _STATELESS and judged.kind in _OURS and not _in_unit(session):
         return _our_setting(session, QUERY, data, i, end)
     if not session.has_backend():
         return HOLD
@@ -123,6 +125,10 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
     session.answers.unit = False
     session.stats.queries += 1
     return FORWARD
+
+
+def _may_copy(judged: sql.Judgement) -> bool:
+    return judged.kind == sql.COPY or judged.kind == sql.MANY or judged.pin == "cannot judge"
 
 
 def _our_setting(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
@@ -160,7 +166,7 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange") -> No
             session.begun_at = session.pool.outside.now
     if judged.ends:
         exchange.ends = True
-    if session.backend is not None and (judged.kind == sql.COPY or judged.kind == sql.MANY):
+    if session.backend is not None and _may_copy(judged):
         session.backend.fifo.copy_ahead = True
     if judged.pin and not session.pin:
         follows = judged.kind == sql.SET_ONE and judged.setting in FOLLOWED
@@ -199,6 +205,8 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
         session.replacement = _NOT_PARSED
         return REPLACE
     exchange = fifo.sent(kind)
+    if kind == BIND and session.prepared_copy:
+        fifo.copy_ahead = True
     if kind == PARSE:
         _parse(session, data, i, end, exchange)
     elif kind == EXECUTE:
@@ -235,7 +243,7 @@ def _goes_on(session: "Session", kind: int) -> bool:
 def _answered_here(session: "Session", kind: int, data: bytes, i: int, end: int) -> bool:
     """Whether this message belongs to what only we know: a unit, or a statement of ours."""
     answers = session.answers
-    if kind == PARSE:
+    if kind == PARSE or (not answers.unit and _in_unit(session)):
         return False
     body = data[i + 5 : end]
     if kind == BIND:
@@ -253,10 +261,13 @@ def _parse_ours(session: "Session", data: bytes, i: int, end: int) -> int:
     judged = sql.judge(parts[1], session.strings_conform) if len(parts) > 2 else _TOO_LONG
     if judged.kind not in _OURS:
         return FORWARD
+    return FORWARD if _in_unit(session) else _our_setting(session, PARSE, data, i, end)
+
+
+def _in_unit(session: "Session") -> bool:
+    """Whether a unit was begun on the backend, and has had no Sync."""
     backend = session.backend
-    if backend is not None and backend.fifo.exchanges and backend.fifo.exchanges[-1].open:
-        return FORWARD
-    return _our_setting(session, PARSE, data, i, end)
+    return backend is not None and bool(backend.fifo.exchanges) and backend.fifo.exchanges[-1].open
 
 
 def _uses_unparsed(session: "Session", kind: int, data: bytes, i: int) -> bool:
@@ -270,20 +281,21 @@ def _uses_unparsed(session: "Session", kind: int, data: bytes, i: int) -> bool:
 
 
 def _parse(session: "Session", data: bytes, i: int, end: int, exchange: "Exchange | None") -> None:
-    name_end = data.find(b"\0", i + 5)
-    text_end = data.find(b"\0", name_end + 1)
+    name_end = data.find(b"\0", i + 5, end)
+    text_end = data.find(b"\0", name_end + 1, end)
     whole = end <= len(data) and name_end >= 0 and text_end >= 0
     text = data[name_end + 1 : text_end] if whole else b""
     judged = _judge_parsed(session, text) if whole else _TOO_LONG
     if judged is not _STATELESS and exchange is not None:
         _note(session, judged, exchange)
-    if name_end != i + 5:
+    if name_end == i + 5:
+        session.unnamed = True
+        session.parsed = data[i:end] if whole and end - i <= HELD_LIMIT else b""
+    elif name_end >= 0:
         if not session.pin:
             session.pin_for("prepared statement")
         session.answers.remember(data[i + 5 : name_end], judged)
-    else:
-        session.unnamed = True
-        session.parsed = data[i:end] if whole and end - i <= HELD_LIMIT else b""
+        session.prepared_copy = session.prepared_copy or _may_copy(judged)
     session.statement = text[:_LINE]
     session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
 

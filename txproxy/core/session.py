@@ -17,7 +17,7 @@ from txproxy.core.requests import FORWARD, HOLD, REPLACE, STOP
 from txproxy.core.settings import FOLLOWED, Settings, difference, judgeable
 from txproxy.core.transaction import BEGUN, NONE, OPEN
 from txproxy.wire import encode
-from txproxy.wire.codes import COPY_DATA, HELD_LIMIT, IDLE, PARSE, SYNC, client_limits
+from txproxy.wire.codes import COPY_DATA, HELD_LIMIT, IDLE, PARSE, SYNC, client_least, client_limits
 from txproxy.wire.messages import int32
 from txproxy.wire.scan import Tail
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from txproxy.core.backend import Backend
     from txproxy.core.pool import Pool
 
+_LEAST: Final = client_least()
 _LIMITS: Final = client_limits()
 
 
@@ -61,6 +62,7 @@ class Session:
         "parsed",
         "pin",
         "pool",
+        "prepared_copy",
         "problem",
         "queued",
         "queued_at",
@@ -111,6 +113,7 @@ class Session:
         self.outgoing: list[bytes] = []  # what goes to the backend ahead of the client's bytes
         self.replacement = b""
         self.problem = ""
+        self.prepared_copy = False  # a named statement may be a COPY
         self.unnamed = False  # the unnamed statement was parsed in the unit that is open now
         self.parsed = b""  # that Parse message
         self.reparse = b""  # a Parse to be sent again, because we ended the unit it was in
@@ -191,7 +194,8 @@ class Session:
         end = 1 + int32(data, 1)
         self.stream = max(0, end - len(data))
         self.stream_forward = False
-        self.go_on(data[end:])
+        if end < len(data):
+            self.go_on(data[end:])
 
     def _process(self, data: bytes) -> None:
         if self.tail.size:
@@ -211,7 +215,7 @@ class Session:
             kind = data[i]
             length = (data[i + 1] << 24) | (data[i + 2] << 16) | (data[i + 3] << 8) | data[i + 4]
             end = i + 1 + length
-            if length < 4 or length > _LIMITS[kind]:
+            if length < _LEAST[kind] or length > _LIMITS[kind]:
                 self.problem = f"invalid message: type 0x{kind:02X}, length {length}"
                 verdict = STOP
             elif end > n and kind != COPY_DATA and n - i <= HELD_LIMIT:
@@ -268,10 +272,10 @@ class Session:
         if pieces:
             pieces.append(data[start:end])
             data = b"".join(pieces)
-        elif start < end:
-            data = data[start:end]
-        else:
+        elif start == end:
             return
+        elif end - start < len(data):  # a compiled slice of all of it would be a copy
+            data = data[start:end]
         self.active_at = self.outside.now
         backend.port.write(data)
 

@@ -70,6 +70,17 @@ _LARGE: Final = (BIND, FUNCTION_CALL, PARSE, QUERY, COPY_DATA, COPY_FAIL)
 _SMALL: Final = (CLOSE, DESCRIBE, EXECUTE, FLUSH, SYNC, TERMINATE, COPY_DONE)
 
 
+_SHORTEST: Final = {QUERY: 5, PARSE: 8, BIND: 12, DESCRIBE: 6, CLOSE: 6, EXECUTE: 9, COPY_FAIL: 5}
+
+
+def client_least() -> list[int]:
+    """For each type byte the least length that a client's message of it has."""
+    least = [4] * 256
+    for kind, length in _SHORTEST.items():
+        least[kind] = length
+    return least
+
+
 def client_limits() -> list[int]:
     """For each type byte the largest length a client may announce; 0: no such message."""
     limits = [0] * 256

@@ -34,7 +34,8 @@ def error_fields(body: bytes) -> dict[str, str]:
 
 def is_fatal(body: bytes) -> bool:
     """Whether an ErrorResponse ends its connection: severity FATAL or PANIC."""
-    return b"VFATAL\0" in body[:64] or b"VPANIC\0" in body[:64]
+    head = body[:100]  # V is the second field, behind the same word in the server's language
+    return b"\0VFATAL\0" in head or b"\0VPANIC\0" in head
 
 
 class Startup:
