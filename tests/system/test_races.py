@@ -214,3 +214,26 @@ async def test_cancels_at_the_moment_of_reaping(proxy: Proxy) -> None:
         for _ in range(20):
             clients.create_task(work())
     proxy.assert_clean()
+
+
+@pytest.mark.parametrize("begin", [False, True], ids=["alone", "in a transaction"])
+@pytest.mark.parametrize("flush", [False, True], ids=["not flushed", "flushed"])
+async def test_a_client_that_sleeps_in_a_unit(proxy: Proxy, begin: bool, flush: bool) -> None:
+    """The server holds its locks, and keeps its answers to itself until it is asked for them."""
+    proxy.mark()
+    client = await AsyncWire.log_in(proxy.host, proxy.port, user=USER, database=DATABASE)
+    if begin:
+        await client.ask(wire.query("BEGIN"))
+    name = token()
+    insert = wire.parse(f"INSERT INTO races VALUES ('{name}', 1)") + wire.bind() + wire.execute()
+    client.send(insert + (wire.FLUSH if flush else b""))
+    await asyncio.to_thread(proxy.wait_for, "reaped")
+    answer = await client.ask(insert + wire.SYNC)
+    assert [each.sqlstate for each in wire.errors(answer)] == ["25P03"]
+    assert answer[-1].status == ("E" if begin else "I")
+    await client.ask(wire.query("ROLLBACK"))
+    expected = token()
+    assert wire.rows(await client.ask(wire.query(f"SELECT '{expected}'"))) == [[expected]]
+    client.close()
+    with direct(proxy.server) as admin:
+        assert admin.execute("SELECT * FROM races").fetchall() == []

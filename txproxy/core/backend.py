@@ -60,6 +60,7 @@ def _most() -> list[int]:
 
 
 _MOST: Final = _most()
+RESTORING: Final = "start-up settings"
 _NEVER: Final = float("inf")
 _NO_SUCH_STATEMENT: Final = encode.describe_statement(
     b"txproxy: none of this name, to end the unit"
@@ -259,7 +260,9 @@ class Backend:
             session.follow(name, value)
         elif name.lower() in FOLLOWED:
             head = self.fifo.exchanges[0] if self.fifo.exchanges else None
-            if head is not None and not head.purpose:
+            if head is not None and head.purpose == RESTORING and session is not None:
+                session.follow(name, value)
+            elif head is not None and not head.purpose:
                 # A statement of a client that has left: nobody knows what it set.
                 self.dirty = self.dirty or "settings of a client that has left"
 

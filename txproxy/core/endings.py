@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from txproxy.core.backend import Backend
     from txproxy.core.session import Session
 
-_HINT: Final = (
-    "End transactions (COMMIT or ROLLBACK) before doing anything slow. This session can go on; "
-    "repeat the whole transaction."
-)
+_HINT: Final = "End transactions (COMMIT or ROLLBACK) before doing anything slow."
+_HINTS: Final = {
+    "ERROR": _HINT + " This session can go on; repeat the whole transaction.",
+    "FATAL": _HINT + " Connect again and repeat the whole transaction.",
+}
 
 # Time.
 
@@ -206,7 +207,7 @@ def _error_of_reaping(session: "Session", why: str, severity: str) -> bytes:
         sqlstate = session.pool.settings.idle_transaction_sqlstate
         text = "the transaction was rolled back: it was idle longer than idle_transaction_timeout"
     detail = f"Idle for {now - session.active_at:.1f} s; its last statement was: {said}"
-    return encode.error(severity, sqlstate, text, detail=detail, hint=_HINT)
+    return encode.error(severity, sqlstate, text, detail=detail, hint=_HINTS[severity])
 
 
 # Loss.

@@ -116,7 +116,7 @@ class Fifo:
         self.status = IDLE
         self.untrusted = ""
         self.broken = False
-        self.copy_ahead = False  # a statement that may begin a COPY was sent and is not over
+        self.barrier = False  # until what was sent is over, nothing may be sent behind it
 
     def __repr__(self) -> str:
         return f"<Fifo {chr(self.status)} {list(self.exchanges)}>"
@@ -261,7 +261,7 @@ class Fifo:
         if head.at == len(head.owed) and not head.open:
             self.exchanges.popleft()
             if not self.exchanges:
-                self.copy_ahead = False
+                self.barrier = False
         return head.mine
 
     def _drop_copy_ends(self, head: Exchange) -> None:

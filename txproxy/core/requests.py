@@ -112,13 +112,13 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
     assert backend is not None
     fifo = backend.fifo
     if fifo.exchanges:
-        if _awaits_copy(fifo):
+        if _must_wait(fifo):
             return HOLD
         if fifo.copying:
             return _not_while_copying(session, QUERY)
     exchange = fifo.sent(QUERY)
     if judged is not _STATELESS and exchange is not None:
-        _note(session, judged, exchange)
+        _note(session, judged, exchange, text)
     session.statement = text[:_LINE]
     session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
     session.unnamed = False
@@ -129,6 +129,15 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
 
 def _may_copy(judged: sql.Judgement) -> bool:
     return judged.kind == sql.COPY or judged.kind == sql.MANY or judged.pin == "cannot judge"
+
+
+def _may_reset(judged: sql.Judgement, text: bytes) -> bool:
+    """Whether settings may go back to the server's own, instead of those of the start-up packet."""
+    if not judged.pin and judged.kind != sql.MANY:
+        return False
+    lower = text.lower()
+    resets = b"reset" in lower or b"discard" in lower or b"default" in lower
+    return resets or judged is _TOO_LONG
 
 
 def _our_setting(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
@@ -143,9 +152,11 @@ def _our_setting(session: "Session", kind: int, data: bytes, i: int, end: int) -
     return DROP
 
 
-def _awaits_copy(fifo: "Fifo") -> bool:
-    """Whether a COPY may begin: what is sent now the server might read as its data, and die."""
-    return fifo.copy_ahead and not fifo.copying and not fifo.exchanges[-1].open
+def _must_wait(fifo: "Fifo") -> bool:
+    """Whether this must wait: a COPY may begin, and the server would read it as data and die; or
+    what a RESET takes away must be given back first.
+    """
+    return fifo.barrier and not fifo.copying and not fifo.exchanges[-1].open
 
 
 def _not_while_copying(session: "Session", kind: int) -> int:
@@ -157,7 +168,7 @@ def _violation(session: "Session", problem: str) -> int:
     return STOP
 
 
-def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange") -> None:
+def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text: bytes) -> None:
     """What a statement means for the transaction and for the session's state."""
     if judged.begins:
         exchange.begins = True
@@ -167,7 +178,10 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange") -> No
     if judged.ends:
         exchange.ends = True
     if session.backend is not None and _may_copy(judged):
-        session.backend.fifo.copy_ahead = True
+        session.backend.fifo.barrier = True
+    if session.start.items and session.backend is not None and _may_reset(judged, text):
+        session.restore_due = True
+        session.backend.fifo.barrier = True
     if judged.pin and not session.pin:
         follows = judged.kind == sql.SET_ONE and judged.setting in FOLLOWED
         if not (follows and judged.setting in session.pool.base):
@@ -195,7 +209,7 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
     assert backend is not None
     fifo = backend.fifo
     if fifo.exchanges and kind != SYNC:
-        if _awaits_copy(fifo):
+        if _must_wait(fifo):
             return HOLD
         if fifo.copying:
             return _not_while_copying(session, kind)
@@ -206,7 +220,7 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
         return REPLACE
     exchange = fifo.sent(kind)
     if kind == BIND and session.prepared_copy:
-        fifo.copy_ahead = True
+        fifo.barrier = True
     if kind == PARSE:
         _parse(session, data, i, end, exchange)
     elif kind == EXECUTE:
@@ -287,7 +301,7 @@ def _parse(session: "Session", data: bytes, i: int, end: int, exchange: "Exchang
     text = data[name_end + 1 : text_end] if whole else b""
     judged = _judge_parsed(session, text) if whole else _TOO_LONG
     if judged is not _STATELESS and exchange is not None:
-        _note(session, judged, exchange)
+        _note(session, judged, exchange, text)
     if name_end == i + 5:
         session.unnamed = True
         session.parsed = data[i:end] if whole and end - i <= HELD_LIMIT else b""

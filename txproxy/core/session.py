@@ -12,12 +12,22 @@ from typing import TYPE_CHECKING, Final
 
 from txproxy.core import endings, requests, transaction
 from txproxy.core.answers import Answers, Ours
+from txproxy.core.backend import RESTORING
 from txproxy.core.ports import ClientPort
 from txproxy.core.requests import FORWARD, HOLD, REPLACE, STOP
-from txproxy.core.settings import FOLLOWED, Settings, difference, judgeable
+from txproxy.core.settings import FOLLOWED, Settings, difference, judgeable, restoring
 from txproxy.core.transaction import BEGUN, NONE, OPEN
 from txproxy.wire import encode
-from txproxy.wire.codes import COPY_DATA, HELD_LIMIT, IDLE, PARSE, SYNC, client_least, client_limits
+from txproxy.wire.codes import (
+    COPY_DATA,
+    HELD_LIMIT,
+    IDLE,
+    IN_FAILED,
+    PARSE,
+    SYNC,
+    client_least,
+    client_limits,
+)
 from txproxy.wire.messages import int32
 from txproxy.wire.scan import Tail
 
@@ -68,8 +78,10 @@ class Session:
         "queued_at",
         "reparse",
         "replacement",
+        "restore_due",
         "session_mode",
         "settled",
+        "start",
         "statement",
         "statement_end",
         "stats",
@@ -97,6 +109,8 @@ class Session:
         self.backend: Backend | None = None
         self.wanted = wanted
         self.settled = wanted
+        self.start = wanted
+        self.restore_due = False  # it may have reset what it asked for at the start
         self.told: dict[str, str] = {}
         self.pin = ""
         self.logging_in = False
@@ -352,6 +366,10 @@ class Session:
             self._login_answered(backend)
         elif self.stream and self.stream_forward:
             return  # the rest of a message that has begun belongs to this backend
+        elif self.restore_due and backend.fifo.status != IN_FAILED:
+            self.restore_due = False
+            backend.port.write(backend.ours(restoring(self.start), RESTORING))
+            return
         elif self.transaction_expired and self.answers.state == OPEN:
             self.reap("transaction_timeout")
         elif self.answers.state == NONE and not self.pin:

@@ -102,6 +102,30 @@ def difference(applied: Settings, wanted: Settings) -> bytes:
     return ";".join(parts).encode("utf-8", "surrogateescape")
 
 
+def restoring(start: Settings) -> bytes:
+    """The SQL that gives a session its start-up settings back after it may have reset them.
+
+    On a direct connection RESET goes back to what the start-up packet said. What the session has
+    set since stays: the server knows it as set by the session.
+    """
+    return b";".join(_restore(name, value) for name, value in start.items)
+
+
+def _restore(name: str, value: str) -> bytes:
+    equal = "OPERATOR(pg_catalog.=)"
+    if "." in name or name in ("role", "session_authorization"):
+        # pg_settings does not show these; a setting of nobody's is empty once it was reset.
+        now = f"pg_catalog.current_setting('{name}',true)"
+        unless = f"coalesce({now},'') {equal} ANY ('{{\"\",none}}'::text[])"
+    else:
+        unless = (
+            "NOT EXISTS (SELECT FROM pg_catalog.pg_settings"
+            f" WHERE pg_catalog.lower(name) {equal} '{name}' AND source {equal} 'session')"
+        )
+    sql = f"SELECT pg_catalog.set_config('{name}',{_literal(value)},false) WHERE {unless}"
+    return sql.encode("utf-8", "surrogateescape")
+
+
 def _literal(value: str) -> str:
     quoted = value.replace("'", "''")
     return "E'" + quoted.replace("\\", "\\\\") + "'" if "\\" in quoted else f"'{quoted}'"
