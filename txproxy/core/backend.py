@@ -324,7 +324,11 @@ class Backend:
             return
         if not fifo.running:
             self._end_what_waits()
-        elif cancel and not any(exchange.ends for exchange in fifo.exchanges):
+            return
+        if fifo.exchanges[-1].open:
+            # Without Flush or Sync the server keeps its answers to itself, and seems to work.
+            self.port.write(encode.FLUSH)
+        if cancel and not any(exchange.ends for exchange in fifo.exchanges):
             self.cancel()
 
     def _unpause(self) -> None:

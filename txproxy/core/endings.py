@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from txproxy.core.backend import Backend
     from txproxy.core.session import Session
 
+_FLUSH_AFTER: Final = 0.2  # seconds
+
 _HINT: Final = "End transactions (COMMIT or ROLLBACK) before doing anything slow."
 _HINTS: Final = {
     "ERROR": _HINT + " This session can go on; repeat the whole transaction.",
@@ -52,8 +54,22 @@ def look(session: "Session", now: float) -> None:
             _mark_or(session, "transaction_timeout")
         elif limit and idle > limit:
             _mark_or(session, "idle_transaction_timeout")
-    elif backend.fifo.running and not backend.fifo.exchanges[0].cancelled:
+        return
+    if not backend.fifo.exchanges or (session.stream and session.stream_forward):
+        return
+    if idle > _FLUSH_AFTER and session.flushed_at != session.active_at:
+        _make_it_answer(session, backend)
+    if backend.fifo.running and not backend.fifo.exchanges[0].cancelled:
         _look_at_statement(session, backend, now)
+
+
+def _make_it_answer(session: "Session", backend: "Backend") -> None:
+    """A unit without Flush or Sync: what the server has answered it keeps to itself, and seems to
+    work. A Flush, which is answered by nothing, shows whether it does.
+    """
+    session.flushed_at = session.active_at
+    if backend.fifo.exchanges[-1].open:
+        backend.port.write(encode.FLUSH)
 
 
 def _waits_for_client(session: "Session", backend: "Backend") -> bool:

@@ -64,6 +64,7 @@ class Session:
         "client",
         "client_full",
         "ended",
+        "flushed_at",
         "logging_in",
         "marked_at",
         "ours",
@@ -136,6 +137,7 @@ class Session:
         self.active_at = pool.outside.now  # when the client or its backend last went on
         self.begun_at = 0.0
         self.marked_at = -1.0  # `active_at` when it was last found to be overdue
+        self.flushed_at = -1.0  # `active_at` when we last sent a Flush
         self.transaction_expired = False
         self.statement = b""
         self.statement_end = b""

@@ -8,6 +8,7 @@ from typing import Final
 from txproxy.wire.codes import CANCEL_REQUEST, PROTOCOL_3_0
 
 SYNC: Final = b"S\0\0\0\4"
+FLUSH: Final = b"H\0\0\0\4"
 TERMINATE: Final = b"X\0\0\0\4"
 PARSE_COMPLETE: Final = b"1\0\0\0\4"
 BIND_COMPLETE: Final = b"2\0\0\0\4"
