@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Self
 
 import asyncpg
@@ -49,6 +50,10 @@ def proxy(postgres: EmbeddedPostgres) -> Iterator[Proxy]:
 
 def client_of(proxy: Proxy, database: str = DATABASE) -> Wire:
     return Wire.log_in((proxy.host, proxy.port), user=USER, database=database)
+
+
+def async_client_of(proxy: Proxy) -> AbstractAsyncContextManager[AsyncWire]:
+    return AsyncWire.log_in(proxy.host, proxy.port, user=USER, database=DATABASE)
 
 
 def cancel(proxy: Proxy, client: Wire) -> None:
@@ -251,9 +256,6 @@ async def test_random_cancels_hit_nobody_else(proxy: Proxy) -> None:
     stop = asyncio.Event()
     hits: list[int] = []
 
-    async def log_in() -> AsyncWire:
-        return await AsyncWire.log_in(proxy.host, proxy.port, user=USER, database=DATABASE)
-
     async def send_cancel(key: tuple[int, bytes]) -> None:
         reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
         request = wire.packet(wire.CANCEL_REQUEST, struct.pack("!i", key[0]) + key[1])
@@ -263,41 +265,39 @@ async def test_random_cancels_hit_nobody_else(proxy: Proxy) -> None:
         writer.close()
 
     async def is_cancelled(number: int) -> None:
-        client = await log_in()
-        shape = (wire.query, wire.unit)[number % 2]
-        hit = 0
-        for _ in range(40):
-            expected = token()
-            pause = random.choice((0, 0.001, 0.003, 0.02))
-            client.send(shape(f"SELECT '{expected}' FROM pg_sleep({pause})"))
-            for _ in range(random.randint(0, 3)):
-                await asyncio.sleep(random.uniform(0, 0.006))
-                await send_cancel(client.key)
-            answer = await client.until("Z")
-            if wire.errors(answer):
-                assert wire.errors(answer)[0].sqlstate == "57014"
-                hit += 1
-            else:
-                assert wire.rows(answer) == [[expected]]
-            assert answer[-1].status == "I"
-        hits.append(hit)
-        client.close()
+        async with async_client_of(proxy) as client:
+            shape = (wire.query, wire.unit)[number % 2]
+            hit = 0
+            for _ in range(40):
+                expected = token()
+                pause = random.choice((0, 0.001, 0.003, 0.02))
+                client.send(shape(f"SELECT '{expected}' FROM pg_sleep({pause})"))
+                for _ in range(random.randint(0, 3)):
+                    await asyncio.sleep(random.uniform(0, 0.006))
+                    await send_cancel(client.key)
+                answer = await client.until("Z")
+                if wire.errors(answer):
+                    assert wire.errors(answer)[0].sqlstate == "57014"
+                    hit += 1
+                else:
+                    assert wire.rows(answer) == [[expected]]
+                assert answer[-1].status == "I"
+            hits.append(hit)
 
     async def never_cancelled(number: int) -> int:
-        client = await log_in()
-        shape = (wire.query, wire.unit)[number % 2]
-        count = 0
-        while not stop.is_set():
-            expected = token()
-            pause = random.choice((0, 0, 0.001))
-            answer = await client.ask(shape(f"SELECT '{expected}' FROM pg_sleep({pause})"))
-            assert wire.rows(answer) == [[expected]], answer
-            if number < 4:
-                for sql in ("BEGIN", "SELECT 1", "COMMIT"):
-                    assert not wire.errors(await client.ask(shape(sql)))
-            count += 1
-        client.close()
-        return count
+        async with async_client_of(proxy) as client:
+            shape = (wire.query, wire.unit)[number % 2]
+            count = 0
+            while not stop.is_set():
+                expected = token()
+                pause = random.choice((0, 0, 0.001))
+                answer = await client.ask(shape(f"SELECT '{expected}' FROM pg_sleep({pause})"))
+                assert wire.rows(answer) == [[expected]], answer
+                if number < 4:
+                    for sql in ("BEGIN", "SELECT 1", "COMMIT"):
+                        assert not wire.errors(await client.ask(shape(sql)))
+                count += 1
+            return count
 
     async with asyncio.TaskGroup() as clients:
         others = [clients.create_task(never_cancelled(number)) for number in range(10)]

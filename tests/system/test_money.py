@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,10 @@ TRANSFERS: Final = 15  # of each client
 
 MOVE: Final = "UPDATE accounts SET balance = balance + {amount} WHERE id = {account}"
 NOTE: Final = "INSERT INTO transfers VALUES ('{name}', {source}, {target}, {amount})"
+
+
+def client_of(proxy: Proxy) -> AbstractAsyncContextManager[AsyncWire]:
+    return AsyncWire.log_in(proxy.host, proxy.port, user=USER, database=DATABASE)
 
 
 class Transfer:
@@ -183,25 +188,25 @@ async def vanishing(proxy: Proxy, bank: set[str], count: int) -> None:
     """Leaves behind any of its messages, or in one, without waiting for the answers."""
     for _ in range(count):
         transfer = Transfer()
-        client = await AsyncWire.log_in(proxy.host, proxy.port, user=USER, database=DATABASE)
-        shape = random.choice((wire.query, wire.unit))
-        units = [shape(each) for each in ("BEGIN", *transfer.statements, "COMMIT")]
-        cut = random.randint(0, len(units))
-        heard: list[wire.Message] = []
-        with contextlib.suppress(wire.Closed):
-            for each in units[:cut]:
-                client.send(each)
-                if random.random() < 0.7:
-                    heard += await client.until("Z")
-                await asyncio.sleep(random.choice((0, 0, 0, 0.01, LIMIT)))
-        if cut < len(units):
-            client.send(units[cut][: random.randrange(len(units[cut]))])
-        if any(each.body == b"COMMIT\0" for each in heard):
-            bank.add(transfer.name)
-        if random.random() < 0.5:
-            client.reset()
-        else:
-            client.close()
+        async with client_of(proxy) as client:
+            shape = random.choice((wire.query, wire.unit))
+            units = [shape(each) for each in ("BEGIN", *transfer.statements, "COMMIT")]
+            cut = random.randint(0, len(units))
+            heard: list[wire.Message] = []
+            with contextlib.suppress(wire.Closed):
+                for each in units[:cut]:
+                    client.send(each)
+                    if random.random() < 0.7:
+                        heard += await client.until("Z")
+                    await asyncio.sleep(random.choice((0, 0, 0, 0.01, LIMIT)))
+            if cut < len(units):
+                client.send(units[cut][: random.randrange(len(units[cut]))])
+            if any(each.body == b"COMMIT\0" for each in heard):
+                bank.add(transfer.name)
+            if random.random() < 0.5:
+                client.reset()
+            else:
+                client.close()
 
 
 async def test_the_total_never_changes(proxy: Proxy, bank: set[str]) -> None:

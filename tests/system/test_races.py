@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import pytest
@@ -37,6 +38,10 @@ def proxy(postgres: EmbeddedPostgres) -> Iterator[Proxy]:
         yield proxy
         with direct(postgres) as admin:
             admin.execute("DROP TABLE races")
+
+
+def client_of(proxy: Proxy) -> AbstractAsyncContextManager[AsyncWire]:
+    return AsyncWire.log_in(proxy.host, proxy.port, user=USER, database=DATABASE)
 
 
 class Round:
@@ -98,17 +103,16 @@ async def test_a_transaction_is_whole_or_not_at_all(proxy: Proxy, shape: str) ->
     ends: Counter[str] = Counter()
 
     async def work() -> None:
-        client = await AsyncWire.log_in(proxy.host, proxy.port, user=USER, database=DATABASE)
-        for _ in range(ROUNDS // 3 if shape != "simple" else ROUNDS):
-            one = Round(client, random.uniform(0.5 * LIMIT, 2.5 * LIMIT), shape)
-            end = await one.play()
-            ends[end] += 1
-            if end == "committed":
-                committed.add(one.token)
-            expected = token()
-            answer = await client.ask(wire.query(f"SELECT '{expected}'"))
-            assert wire.rows(answer) == [[expected]]
-        client.close()
+        async with client_of(proxy) as client:
+            for _ in range(ROUNDS // 3 if shape != "simple" else ROUNDS):
+                one = Round(client, random.uniform(0.5 * LIMIT, 2.5 * LIMIT), shape)
+                end = await one.play()
+                ends[end] += 1
+                if end == "committed":
+                    committed.add(one.token)
+                expected = token()
+                answer = await client.ask(wire.query(f"SELECT '{expected}'"))
+                assert wire.rows(answer) == [[expected]]
 
     before: set[int] | None = None
     async with asyncio.TaskGroup() as clients:
@@ -133,28 +137,27 @@ async def test_a_transaction_of_many_statements(proxy: Proxy) -> None:
     """Pauses that are all just under or over the limit; what is refused stays refused."""
 
     async def work() -> None:
-        client = await AsyncWire.log_in(proxy.host, proxy.port, user=USER, database=DATABASE)
-        for _ in range(6):
-            name = token()
-            await client.ask(wire.query("BEGIN"))
-            reaped = False
-            for part in range(4):
-                sql = f"INSERT INTO races VALUES ('{name}', {part}) RETURNING '{name}-{part}'"
-                answer = await client.ask(wire.query(sql))
-                if reaped:
-                    assert [each.sqlstate for each in wire.errors(answer)] == ["25P02"]
-                elif wire.errors(answer):
-                    assert answer[0].sqlstate == "25P03"
-                    reaped = True
-                else:
-                    assert wire.rows(answer) == [[f"{name}-{part}"]]
-                await asyncio.sleep(random.uniform(0.9 * LIMIT, 2 * LIMIT))
-            answer = await client.ask(wire.query("ROLLBACK"))
-            assert [(each.kind, each.body) for each in answer] == [
-                ("C", b"ROLLBACK\0"),
-                ("Z", b"I"),
-            ]
-        client.close()
+        async with client_of(proxy) as client:
+            for _ in range(6):
+                name = token()
+                await client.ask(wire.query("BEGIN"))
+                reaped = False
+                for part in range(4):
+                    sql = f"INSERT INTO races VALUES ('{name}', {part}) RETURNING '{name}-{part}'"
+                    answer = await client.ask(wire.query(sql))
+                    if reaped:
+                        assert [each.sqlstate for each in wire.errors(answer)] == ["25P02"]
+                    elif wire.errors(answer):
+                        assert answer[0].sqlstate == "25P03"
+                        reaped = True
+                    else:
+                        assert wire.rows(answer) == [[f"{name}-{part}"]]
+                    await asyncio.sleep(random.uniform(0.9 * LIMIT, 2 * LIMIT))
+                answer = await client.ask(wire.query("ROLLBACK"))
+                assert [(each.kind, each.body) for each in answer] == [
+                    ("C", b"ROLLBACK\0"),
+                    ("Z", b"I"),
+                ]
 
     async with asyncio.TaskGroup() as clients:
         for _ in range(CLIENTS):
@@ -167,16 +170,16 @@ async def test_a_transaction_of_many_statements(proxy: Proxy) -> None:
 async def test_clients_that_leave_at_the_moment_of_reaping(proxy: Proxy) -> None:
     async def work() -> None:
         for _ in range(8):
-            client = await AsyncWire.log_in(proxy.host, proxy.port, user=USER, database=DATABASE)
-            await client.ask(wire.query("BEGIN"))
-            await client.ask(wire.query(f"INSERT INTO races VALUES ('{token()}', 1)"))
-            await asyncio.sleep(random.uniform(0.9 * LIMIT, 2.2 * LIMIT))
-            if random.random() < 0.5:
-                client.send(wire.query(f"INSERT INTO races VALUES ('{token()}', 2)"))
-            if random.random() < 0.5:
-                client.reset()
-            else:
-                client.close()
+            async with client_of(proxy) as client:
+                await client.ask(wire.query("BEGIN"))
+                await client.ask(wire.query(f"INSERT INTO races VALUES ('{token()}', 1)"))
+                await asyncio.sleep(random.uniform(0.9 * LIMIT, 2.2 * LIMIT))
+                if random.random() < 0.5:
+                    client.send(wire.query(f"INSERT INTO races VALUES ('{token()}', 2)"))
+                if random.random() < 0.5:
+                    client.reset()
+                else:
+                    client.close()
 
     async with asyncio.TaskGroup() as clients:
         for _ in range(CLIENTS):
@@ -193,22 +196,21 @@ async def test_cancels_at_the_moment_of_reaping(proxy: Proxy) -> None:
         await asyncio.to_thread(wire.cancel, (proxy.host, proxy.port), key)
 
     async def work() -> None:
-        client = await AsyncWire.log_in(proxy.host, proxy.port, user=USER, database=DATABASE)
-        for _ in range(6):
-            await client.ask(wire.query("BEGIN"))
-            await client.ask(wire.query("SELECT 1"))
-            async with asyncio.TaskGroup() as both:
-                both.create_task(asyncio.sleep(random.uniform(LIMIT, 2 * LIMIT)))
-                await asyncio.sleep(random.uniform(LIMIT, 2 * LIMIT))
-                both.create_task(cancel(client.key))
-            answer = await client.ask(wire.query("SELECT 1"))
-            assert {each.sqlstate for each in wire.errors(answer)} <= {"25P03", "57014"}
-            answer = await client.ask(wire.query("ROLLBACK"))
-            assert answer[-1].status == "I"
-            expected = token()
-            answer = await client.ask(wire.query(f"SELECT '{expected}'"))
-            assert wire.rows(answer) == [[expected]], answer
-        client.close()
+        async with client_of(proxy) as client:
+            for _ in range(6):
+                await client.ask(wire.query("BEGIN"))
+                await client.ask(wire.query("SELECT 1"))
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(asyncio.sleep(random.uniform(LIMIT, 2 * LIMIT)))
+                    await asyncio.sleep(random.uniform(LIMIT, 2 * LIMIT))
+                    both.create_task(cancel(client.key))
+                answer = await client.ask(wire.query("SELECT 1"))
+                assert {each.sqlstate for each in wire.errors(answer)} <= {"25P03", "57014"}
+                answer = await client.ask(wire.query("ROLLBACK"))
+                assert answer[-1].status == "I"
+                expected = token()
+                answer = await client.ask(wire.query(f"SELECT '{expected}'"))
+                assert wire.rows(answer) == [[expected]], answer
 
     async with asyncio.TaskGroup() as clients:
         for _ in range(20):
@@ -221,19 +223,20 @@ async def test_cancels_at_the_moment_of_reaping(proxy: Proxy) -> None:
 async def test_a_client_that_sleeps_in_a_unit(proxy: Proxy, begin: bool, flush: bool) -> None:
     """The server holds its locks, and keeps its answers to itself until it is asked for them."""
     proxy.mark()
-    client = await AsyncWire.log_in(proxy.host, proxy.port, user=USER, database=DATABASE)
-    if begin:
-        await client.ask(wire.query("BEGIN"))
-    name = token()
-    insert = wire.parse(f"INSERT INTO races VALUES ('{name}', 1)") + wire.bind() + wire.execute()
-    client.send(insert + (wire.FLUSH if flush else b""))
-    await asyncio.to_thread(proxy.wait_for, "reaped")
-    answer = await client.ask(insert + wire.SYNC)
-    assert [each.sqlstate for each in wire.errors(answer)] == ["25P03"]
-    assert answer[-1].status == ("E" if begin else "I")
-    await client.ask(wire.query("ROLLBACK"))
-    expected = token()
-    assert wire.rows(await client.ask(wire.query(f"SELECT '{expected}'"))) == [[expected]]
-    client.close()
-    with direct(proxy.server) as admin:
-        assert admin.execute("SELECT * FROM races").fetchall() == []
+    async with client_of(proxy) as client:
+        if begin:
+            await client.ask(wire.query("BEGIN"))
+        name = token()
+        insert = (
+            wire.parse(f"INSERT INTO races VALUES ('{name}', 1)") + wire.bind() + wire.execute()
+        )
+        client.send(insert + (wire.FLUSH if flush else b""))
+        await asyncio.to_thread(proxy.wait_for, "reaped")
+        answer = await client.ask(insert + wire.SYNC)
+        assert [each.sqlstate for each in wire.errors(answer)] == ["25P03"]
+        assert answer[-1].status == ("E" if begin else "I")
+        await client.ask(wire.query("ROLLBACK"))
+        expected = token()
+        assert wire.rows(await client.ask(wire.query(f"SELECT '{expected}'"))) == [[expected]]
+        with direct(proxy.server) as admin:
+            assert admin.execute("SELECT * FROM races").fetchall() == []

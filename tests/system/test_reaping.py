@@ -165,6 +165,23 @@ def test_psycopg3_pipeline(proxy: Proxy, table: str) -> None:
     assert rows(proxy, table) == ["kept"] * 5
 
 
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_psycopg3_asleep_in_a_pipeline(proxy: Proxy, table: str, autocommit: bool) -> None:
+    """What was sent has no Sync and no Flush behind it: the server has done it, and is silent."""
+    insert = on("INSERT INTO {} VALUES (%s)", table)
+    with proxy.connect(QUICK, autocommit=autocommit) as connection:
+        with (  # noqa: PT012 the pipeline's end raises
+            pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout),
+            connection.pipeline(),
+        ):
+            connection.execute(insert, ["lost"])
+            sleep(proxy)
+            connection.execute("SELECT 1").fetchone()
+        connection.rollback()
+        ask(connection)
+    assert rows(proxy, table) == []
+
+
 def test_psycopg3_copy(proxy: Proxy, table: str) -> None:
     with proxy.connect(QUICK) as connection, connection.cursor() as cursor:
         with (  # noqa: PT012 the end of the COPY raises

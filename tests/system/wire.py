@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -318,18 +318,18 @@ class AsyncWire:
         self.key = (0, b"")
 
     @classmethod
-    async def log_in(cls, host: str, port: int, /, user: str, database: str) -> Self:
-        """A connection that is logged in."""
+    @contextlib.asynccontextmanager
+    async def log_in(cls, host: str, port: int, /, user: str, database: str) -> AsyncIterator[Self]:
+        """A connection that is logged in, and closed at the end of its block."""
         wire = cls(*await asyncio.open_connection(host, port))
         try:
             wire.send(startup({"user": user, "database": database}))
             for each in await wire.until("Z"):
                 if each.kind == "K":
                     wire.key = (struct.unpack_from("!i", each.body)[0], each.body[4:])
-        except BaseException:
+            yield wire
+        finally:
             wire.close()
-            raise
-        return wire
 
     def send(self, data: bytes) -> None:
         """Send."""
