@@ -222,7 +222,7 @@ def test_each_waiters_time_is_its_own() -> None:
 
 REFUSALS = [
     (query("SELECT 1"), ["Z I"], "NONE"),
-    (query("BEGIN"), ["Z E"], "FAILED"),
+    (query("BEGIN"), ["Z I"], "NONE"),  # psycopg 2 sends no ROLLBACK for a BEGIN that failed
     (query("BEGIN; INSERT INTO t VALUES (1)"), ["Z E"], "FAILED"),
     (unit("SELECT 1"), ["Z I"], "NONE"),
     (unit("BEGIN"), ["Z E"], "FAILED"),

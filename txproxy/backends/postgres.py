@@ -96,7 +96,7 @@ class PostgresBackend(asyncio.Protocol):
                 out = self._login.send((kind, body))
             except StopIteration as done:
                 self._logged_in(done.value)
-            except (ServerRefusal, LoginError) as refusal:
+            except (ServerRefusal, LoginError, ProtocolError) as refusal:
                 self._refuse(refusal)
                 return
             except IndexError:

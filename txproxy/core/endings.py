@@ -312,7 +312,9 @@ def refuse(session: "Session", error: bytes) -> None:
     """No backend for the unit that waits: it gets `error`; the units behind it go on by the table.
 
     A unit that begins a transaction, and one inside a transaction that was begun here, leave it
-    FAILED, so that nothing of that transaction runs in autocommit.
+    FAILED, so that nothing of that transaction runs in autocommit. Not so a BEGIN that is all the
+    client has sent: it waits for the answer, and takes a BEGIN that failed for none at all (psycopg
+    2 would send no ROLLBACK), as on a server.
     """
     session.queued = False
     if session.logging_in:
@@ -320,7 +322,7 @@ def refuse(session: "Session", error: bytes) -> None:
         return
     data = session.take_inbox()
     answers = session.answers
-    if answers.state == NONE and _first_unit_begins(data):
+    if answers.state == NONE and _first_unit_begins(data) and not _is_only_begin(data):
         answers.state = transaction.after(NONE, transaction.BEGIN)
     if answers.state != FAILED:
         answers.state = transaction.after(answers.state, transaction.LOSE)
@@ -334,6 +336,12 @@ def refuse(session: "Session", error: bytes) -> None:
         return
     session.client.write(error + encode.ready(answers.status))
     session.drop_first(data)
+
+
+def _is_only_begin(data: bytes) -> bool:
+    """Whether `data` is one Query, and that only a BEGIN."""
+    whole = data[0] == QUERY and len(data) == 1 + int32(data, 1)
+    return whole and sql.judge(data[5 : len(data) - 1]).kind == sql.BEGIN
 
 
 def _first_unit_begins(data: bytes) -> bool:

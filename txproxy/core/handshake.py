@@ -14,6 +14,7 @@ from txproxy.wire.codes import (
     AUTHENTICATION,
     BACKEND_KEY_DATA,
     ERROR_RESPONSE,
+    NOTICE_RESPONSE,
     PARAMETER_STATUS,
     READY_FOR_QUERY,
     STARTUP_LIMIT,
@@ -120,10 +121,12 @@ _METHODS: Final = {3: "password", 5: "md5", 7: "gss", 9: "sspi", 10: "scram-sha-
 def server_login(user: str, database: str) -> Generator[bytes, tuple[int, bytes], Welcome]:
     """Log in to a server: yields what to send, is sent (type, body) of each message that comes.
 
-    Raises ServerRefusal with the server's error, LoginError for what we cannot do.
+    Raises ServerRefusal with the server's error, LoginError for what we cannot do, ProtocolError
+    for what does not belong there.
     """
     params: dict[str, str] = {}
     pid, secret = 0, b""
+    authenticated = False
     out = encode.startup({"user": user, "database": database})
     while True:
         kind, body = yield out
@@ -136,8 +139,13 @@ def server_login(user: str, database: str) -> Generator[bytes, tuple[int, bytes]
                     f"the server asks for {name} authentication, which is not supported yet",
                     hint="Let the proxy in by trust, in the server's pg_hba.conf.",
                 )
+            authenticated = True
         elif kind == ERROR_RESPONSE:
             raise ServerRefusal(error_fields(body))
+        elif kind == NOTICE_RESPONSE:
+            pass
+        elif not authenticated:
+            raise ProtocolError(f"unexpected message type 0x{kind:02X} from the server at login")
         elif kind == PARAMETER_STATUS:
             name, value = parameter_status(body)
             params[name] = value
@@ -145,3 +153,5 @@ def server_login(user: str, database: str) -> Generator[bytes, tuple[int, bytes]
             pid, secret = int32(body, 0), body[4:]
         elif kind == READY_FOR_QUERY:
             return Welcome(params, pid, secret)
+        else:
+            raise ProtocolError(f"unexpected message type 0x{kind:02X} from the server at login")
