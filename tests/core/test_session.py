@@ -270,7 +270,7 @@ def test_what_came_before_them_is_sent() -> None:
 
 @pytest.mark.parametrize("state", ["NONE", "OPEN", "REAPED", "FAILED"])
 @pytest.mark.parametrize("kind", "PBDECHSQFdcf")
-def test_a_message_whose_body_is_cut_short_is_no_protocol_or_harmless(kind: str, state: str) -> None:
+def test_a_message_that_is_cut_short_is_no_protocol_or_harmless(kind: str, state: str) -> None:
     for body in (b"", b"S", b"P", b"x", b"\0", b"S\0"):
         world, client, backend = scene()
         if state != "NONE":

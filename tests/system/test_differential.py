@@ -134,11 +134,8 @@ async def run(host: str, port: int, seeds: range, clients: int) -> dict[int, lis
             r = random.Random(seed)
             token = f"token-{seed}"
             data = conversation(r, token)
-            client = await AsyncWire.log_in(host, port, USER, DATABASE)
-            try:
+            async with AsyncWire.log_in(host, port, USER, DATABASE) as client:
                 answers[seed] = await converse(client, r, data, token)
-            finally:
-                client.close()
 
     await asyncio.gather(*(talk() for _ in range(clients)))
     return answers
