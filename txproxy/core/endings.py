@@ -95,17 +95,15 @@ def _mark_or(session: "Session", why: str) -> None:
 
 def _look_at_statement(session: "Session", backend: "Backend", now: float) -> None:
     settings = session.pool.settings
-    stats = session.pool.stats
     in_transaction = session.answers.state == OPEN or session.answers.state == BEGUN
     if settings.query_timeout and now - session.active_at > settings.query_timeout:
-        stats.query_timeouts += 1
+        session.stats.query_timeouts += 1
         _cancel_head(session, backend, "query_timeout")
     elif (
         settings.transaction_timeout
         and in_transaction
         and now - session.begun_at > settings.transaction_timeout
     ):
-        stats.transaction_timeouts += 1
         session.transaction_expired = True
         _cancel_head(session, backend, "transaction_timeout")
 
@@ -153,7 +151,9 @@ def reap(session: "Session", why: str) -> None:
     if session.ours.action == "report":
         _report(session, why)
         return
-    log_reaped(session, why)
+    session.pool.outside.event("reaped", {"why": why, **_times(session), **about(session)})
+    if why == "transaction_timeout":
+        session.stats.transaction_timeouts += 1
     if session.ours.action == "disconnect" or half:
         session.pool.stats.disconnected += 1
         session.fatal(_error_of_reaping(session, why, "FATAL"))
@@ -200,16 +200,13 @@ def _report(session: "Session", why: str) -> None:
     session.pool.outside.event("would reap", {"why": why, **_times(session), **about(session)})
 
 
-def log_reaped(session: "Session", why: str) -> None:
-    """The log line that says who was reaped."""
-    session.pool.outside.event("reaped", {"why": why, **_times(session), **about(session)})
-
-
 def _times(session: "Session") -> dict[str, object]:
     now = session.pool.outside.now
+    implicit = session.answers.state == NONE  # a unit without Sync: its transaction is not told of
+    begun_at = session.active_at if implicit else session.begun_at
     return {
         "idle_s": round(now - session.active_at, 3),
-        "transaction_s": round(now - session.begun_at, 3) if session.begun_at else 0.0,
+        "transaction_s": round(now - begun_at, 3),
     }
 
 

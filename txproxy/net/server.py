@@ -26,6 +26,7 @@ from txproxy.wire import encode
 TICK: Final = 0.05
 """Seconds between two passes of the janitor."""
 
+_ALL_EVERY: Final = 1.0  # seconds between two looks at every client
 _BACKLOG: Final = 1024
 _SHUTTING_DOWN: Final = encode.error(
     "FATAL", "57P01", "terminating connection due to administrator command"
@@ -49,6 +50,7 @@ class Server:
         self.clients: set[Client] = set()
         self.pools: dict[tuple[str, str], Pool] = {}
         self.draining = False
+        self._look_at_all_at = 0.0
         self._listeners: list[asyncio.Server] = []
         self._sockets: list[UnixAddress] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -232,13 +234,21 @@ class Server:
             for backend in list(pool.backends):
                 self._look_at(backend, now)
             self._look_at_waiters(pool, now)
-            if pool.settings.client_idle_timeout:
-                self._look_for_idle(pool, now)
             if pool.unused:
                 del self.pools[key]
-        for client in list(self.clients) if self.config.client_login_timeout else ():
-            overdue = now - client.began > self.config.client_login_timeout
-            if overdue and client.session is None:
+        if now >= self._look_at_all_at:
+            self._look_at_all_at = now + _ALL_EVERY
+            self._look_at_all(now)
+
+    def _look_at_all(self, now: float) -> None:
+        """What may take a second longer: clients that are silent, or never say who they are."""
+        for pool in list(self.pools.values()):
+            if pool.settings.client_idle_timeout:
+                for session in list(pool.sessions):
+                    endings.look_if_idle(session, now)
+        limit = self.config.client_login_timeout
+        for client in list(self.clients) if limit else ():
+            if client.session is None and now - client.began > limit:
                 client.close()
 
     def _look_at(self, backend: Backend, now: float) -> None:
@@ -262,10 +272,6 @@ class Server:
                 self.bug(session, bug)
         if waiters:
             pool.want()
-
-    def _look_for_idle(self, pool: Pool, now: float) -> None:
-        for session in list(pool.sessions):
-            endings.look_if_idle(session, now)
 
     # The log.
 
