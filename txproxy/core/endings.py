@@ -114,12 +114,15 @@ def _cancel_head(session: "Session", backend: "Backend", why: str) -> None:
     backend.cancel()
 
 
+def _redacted(session: "Session") -> str:
+    """The last statement's beginning without literals, and the comment at its end."""
+    return sql.redact(session.statement + session.statement_end)
+
+
 def about(session: "Session") -> dict[str, object]:
     """Who a session is and what it last said, for the log."""
     literals = session.pool.outside.log_statement_literals
-    said = (
-        session.statement.decode("utf-8", "replace") if literals else sql.redact(session.statement)
-    )
+    said = session.statement.decode("utf-8", "replace") if literals else _redacted(session)
     fields: dict[str, object] = {
         "database": session.pool.settings.database,
         "user": session.pool.settings.user,
@@ -212,7 +215,7 @@ def _times(session: "Session") -> dict[str, object]:
 
 def _error_of_reaping(session: "Session", why: str, severity: str) -> bytes:
     now = session.pool.outside.now
-    said = sql.redact(session.statement)
+    said = _redacted(session)
     if why == "transaction_timeout":
         sqlstate = "25P04"
         text = "the transaction was rolled back: transaction_timeout"
