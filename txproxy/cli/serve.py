@@ -56,7 +56,6 @@ async def _serve(config: Config) -> int:
     drain.cancel()
     second.cancel()
     await server.close()
-    for pool in server.pools.values():
-        LOGGER.info("totals", extra={"fields": {"pool": pool.name, **pool.stats.as_dict()}})
+    server.log_totals()
     LOGGER.info("stopped")
     return 0

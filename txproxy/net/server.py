@@ -27,6 +27,7 @@ TICK: Final = 0.05
 """Seconds between two passes of the janitor."""
 
 _ALL_EVERY: Final = 1.0  # seconds between two looks at every client
+_TOTALS_EVERY: Final = 60.0  # seconds between two lines of totals, as PgBouncer's stats_period
 _BACKLOG: Final = 1024
 _SHUTTING_DOWN: Final = encode.error(
     "FATAL", "57P01", "terminating connection due to administrator command"
@@ -51,6 +52,8 @@ class Server:
         self.pools: dict[tuple[str, str], Pool] = {}
         self.draining = False
         self._look_at_all_at = 0.0
+        self._totals_at = _TOTALS_EVERY
+        self._told: dict[str, dict[str, int]] = {}
         self._listeners: list[asyncio.Server] = []
         self._sockets: list[UnixAddress] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -236,6 +239,9 @@ class Server:
             self._look_at_waiters(pool, now)
             if pool.unused:
                 del self.pools[key]
+        if now >= self._totals_at:
+            self._totals_at = now + _TOTALS_EVERY
+            self.log_totals()
         if now >= self._look_at_all_at:
             self._look_at_all_at = now + _ALL_EVERY
             self._look_at_all(now)
@@ -279,6 +285,14 @@ class Server:
         """One line."""
         log = LOGGER.debug if name in _QUIET else LOGGER.info
         log(name, extra={"fields": fields})
+
+    def log_totals(self) -> None:
+        """A line of counters, since the start, for each pool where something has happened."""
+        told = self._told
+        self._told = {pool.name: pool.stats.as_dict() for pool in self.pools.values()}
+        for name, totals in self._told.items():
+            if totals != told.get(name):
+                LOGGER.info("totals", extra={"fields": {"pool": name, **totals}})
 
     def log_refusal(self, address: str, error: TxproxyError) -> None:
         """A client was not let in."""
