@@ -75,6 +75,7 @@ class Exchange:
         "ends",
         "executes",
         "failed",
+        "holds_ends",
         "mine",
         "open",
         "owed",
@@ -91,6 +92,7 @@ class Exchange:
         self.open = kind in EXTENDED
         self.skipping = False
         self.copying = False  # the server reads COPY data
+        self.holds_ends = False  # CopyDone or CopyFail is among what is owed
         self.sync_lost = False  # a Sync was sent while the server may have read COPY data
         self.begins = False  # what it says about transactions: see wire/sql.py
         self.ends = False
@@ -132,6 +134,7 @@ class Fifo:
             # It ends a COPY if one of the messages ahead of it begins one; else it is dropped.
             if last is not None and last.at < len(last.owed):
                 last.owed.append(kind)
+                last.holds_ends = True
             return last
         if kind == FLUSH:
             return last
@@ -198,7 +201,8 @@ class Fifo:
         owed = head.owed[head.at] if head.at < len(head.owed) else SYNC
         if owed == kind:
             head.at += 1
-            self._drop_copy_ends(head)
+            if head.holds_ends:
+                self._drop_copy_ends(head)
         elif owed != QUERY and owed != FUNCTION_CALL:
             self.broken = True
 
@@ -214,6 +218,7 @@ class Fifo:
             following = self.exchanges[1]
             del self.exchanges[1]
             head.owed += following.owed
+            head.holds_ends = head.holds_ends or following.holds_ends
             head.open = following.open
             self._eat(head)
 
@@ -257,7 +262,8 @@ class Fifo:
             return False
         head.at += 1
         head.copying = False
-        self._drop_copy_ends(head)
+        if head.holds_ends:
+            self._drop_copy_ends(head)
         if head.at == len(head.owed) and not head.open:
             self.exchanges.popleft()
             if not self.exchanges:

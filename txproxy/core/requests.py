@@ -52,6 +52,8 @@ _LINE: Final = 256  # bytes kept of a statement, for the log
 
 def verdict(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
     """What becomes of the message data[i:end], of which data may hold only the beginning."""
+    if session.unnamed and kind in _GOING_ON and _goes_on(session, kind):
+        return FORWARD
     if kind == QUERY:
         return _query(session, data, i, end)
     if kind == COPY_DATA or kind == COPY_DONE or kind == COPY_FAIL:
@@ -194,8 +196,6 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text:
 
 
 def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
-    if _goes_on(session, kind):
-        return FORWARD
     answers = session.answers
     if (answers.unit or answers.has_ours) and _answered_here(session, kind, data, i, end):
         return _our_setting(session, kind, data, i, end)
@@ -236,9 +236,7 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
 def _goes_on(session: "Session", kind: int) -> bool:
     """The short way: the unit's own statement was parsed, and this only goes on with it."""
     backend = session.backend
-    if backend is None or not session.unnamed or kind not in _GOING_ON:
-        return False
-    exchanges = backend.fifo.exchanges
+    exchanges = backend.fifo.exchanges if backend is not None else None
     unit = exchanges[-1] if exchanges else None
     if unit is None or not unit.open or unit.copying or unit.skipping:
         return False
