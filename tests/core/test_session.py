@@ -477,6 +477,24 @@ def test_session_mode_keeps_the_backend_from_the_first_statement() -> None:
     assert client.session.backend is backend.backend
 
 
+@pytest.mark.parametrize(("conforming", "pin"), [("on", "SET"), ("off", "")])
+def test_strings_are_read_as_the_server_reports_at_login(conforming: str, pin: str) -> None:
+    """Off in its configuration: a backslash quotes the quote, and the SET is in the string."""
+    world = World()
+    world.params["standard_conforming_strings"] = conforming
+    client = world.client()
+    client.sends(query(r"SELECT 'it\'; SET work_mem = 1 --'"))
+    assert client.session.pin == pin
+
+
+def test_what_follows_a_change_of_how_texts_are_read_waits_for_it() -> None:
+    _, client, backend = scene()
+    client.sends(query("SET standard_conforming_strings = off"), query("SELECT 1"))
+    assert backend.got() == ["Q SET standard_conforming_strings = off"]
+    backend.says(done("SET"), parameter("standard_conforming_strings", "off"), ready())
+    assert backend.got() == ["Q SELECT 1"]
+
+
 @pytest.mark.parametrize("encoding", ["SJIS", "GBK", "Big5", "gb18030"])
 def test_an_encoding_whose_texts_we_cannot_read_pins_from_the_start(encoding: str) -> None:
     world, _, _ = scene()

@@ -42,6 +42,7 @@ _OURS: Final = frozenset((sql.OURS_SET, sql.OURS_SHOW))
 _GOING_ON: Final = frozenset((BIND, DESCRIBE, EXECUTE, SYNC))
 _STATELESS: Final = sql.judge(b"SELECT 1")
 _TOO_LONG: Final = sql.judge(b"'")  # what cannot be judged
+_LEXING: Final = frozenset(("standard_conforming_strings", "client_encoding"))  # how texts are read
 _NO_ENDING: Final = b"'\0"  # a Query of which only the beginning is there: what ends it, if any?
 _NOT_PARSED: Final = encode.describe_statement(b"(unnamed: not parsed in this unit)")
 _JUDGED_LENGTH: Final = 2048  # bytes of a text whose judgement is remembered
@@ -179,7 +180,7 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text:
             session.begun_at = session.pool.outside.now
     if judged.ends:
         exchange.ends = True
-    if session.backend is not None and _may_copy(judged):
+    if session.backend is not None and (_may_copy(judged) or judged.setting in _LEXING):
         session.backend.fifo.barrier = True
     if session.start.items and session.backend is not None and _may_reset(judged, text):
         session.restore_due = True
@@ -238,7 +239,7 @@ def _goes_on(session: "Session", kind: int) -> bool:
     backend = session.backend
     exchanges = backend.fifo.exchanges if backend is not None else None
     unit = exchanges[-1] if exchanges else None
-    if unit is None or not unit.open or unit.copying or unit.skipping:
+    if unit is None or not unit.open or unit.copying or unit.skipping or session.prepared_copy:
         return False
     unit.owed.append(kind)
     if kind == SYNC:

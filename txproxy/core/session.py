@@ -133,7 +133,7 @@ class Session:
         self.parsed = b""  # that Parse message
         self.reparse = b""  # a Parse to be sent again, because we ended the unit it was in
         self.begin_owed = False  # a BEGIN goes ahead of the next unit (COMMIT AND CHAIN)
-        self.strings_conform = wanted.by_name.get("standard_conforming_strings", "on") != "off"
+        self.strings_conform = True  # as the server reports at login, and later
         self.active_at = pool.outside.now  # when the client or its backend last went on
         self.begun_at = 0.0
         self.marked_at = -1.0  # `active_at` when it was last found to be overdue
@@ -474,6 +474,9 @@ class Session:
     def _admit(self, params: dict[str, str]) -> None:
         self.logging_in = False
         self.told = params
+        self.strings_conform = params.get("standard_conforming_strings", "on") != "off"
+        if not judgeable(params.get("client_encoding", "")) and not self.pin:
+            self.pin = "client_encoding"
         self.client.admitted(params)
         self.resume()
 
