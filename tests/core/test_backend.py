@@ -191,6 +191,20 @@ def test_messages_without_sync_that_still_run_are_cancelled() -> None:
     assert backend.is_idle()
 
 
+def test_a_client_that_leaves_before_its_settings_are_there_costs_no_backend() -> None:
+    world, _, backend = scene()
+    world.pool.accept(world.new_client(timezone="Asia/Tokyo").session.wanted, world.params)
+    client = world.client(timezone="Asia/Tokyo")
+    client.sends(query("SELECT pg_sleep(60)"))
+    client.leaves()
+    assert backend.cancels == 0
+    backend.says(done("SELECT 1"), ready())
+    assert backend.cancels == 1
+    backend.says(error("57014"), ready())
+    backend.reads_cancel()
+    assert backend.is_idle()
+
+
 def test_a_unit_that_is_being_skipped_needs_only_sync() -> None:
     _, client, backend = scene()
     client.sends(parse("SELECT 1 +"), FLUSH)

@@ -81,6 +81,7 @@ class Backend:
 
     __slots__ = (
         "applied",
+        "cancel_due",
         "cancels",
         "closed",
         "deadline",
@@ -114,6 +115,7 @@ class Backend:
         self.dirty = ""
         self.settling = False
         self.rolled_back = False
+        self.cancel_due = False  # the client's statement is to be cancelled once it runs
         self.cancels = 0  # CancelRequests on their way
         self.deadline = _NEVER
         self.closed = False
@@ -138,6 +140,7 @@ class Backend:
             session.client.write(out)
         if self.settling and fifo.exchanges:
             self._end_what_waits()
+            self._cancel_what_runs()
         if fifo.broken:
             self.close("the server's replies do not fit what was sent")
         elif not fifo.exchanges:
@@ -328,7 +331,13 @@ class Backend:
         if fifo.exchanges[-1].open:
             # Without Flush or Sync the server keeps its answers to itself, and seems to work.
             self.port.write(encode.FLUSH)
-        if cancel and not any(exchange.ends for exchange in fifo.exchanges):
+        self.cancel_due = cancel and not any(exchange.ends for exchange in fifo.exchanges)
+        self._cancel_what_runs()
+
+    def _cancel_what_runs(self) -> None:
+        """Cancel the statement of a client that has left; not one of our own ahead of it."""
+        if self.cancel_due and self.fifo.running and not self.fifo.exchanges[0].purpose:
+            self.cancel_due = False
             self.cancel()
 
     def _unpause(self) -> None:
@@ -399,6 +408,7 @@ class Backend:
         else:
             self.settling = False
             self.rolled_back = False
+            self.cancel_due = False
             self.deadline = _NEVER
             if self.session is None:
                 self.pool.take_back(self)
