@@ -26,6 +26,7 @@ from txproxy.wire import encode
 TICK: Final = 0.05
 """Seconds between two passes of the janitor."""
 
+_CANCELS_TAKE: Final = 2.0  # seconds at most, at the end
 _ALL_EVERY: Final = 1.0  # seconds between two looks at every client
 _TOTALS_EVERY: Final = 60.0  # seconds between two lines of totals, as PgBouncer's stats_period
 _BACKLOG: Final = 1024
@@ -138,11 +139,24 @@ class Server:
             client.close()
         for task in list(self._tasks):
             task.cancel()
-        for pool in list(self.pools.values()):
-            for backend in list(pool.backends):
-                backend.close("shutdown")
+        await self._cancels_are_sent()
+        for backend in self._backends():
+            backend.close("shutdown")
         # One turn of the loop writes out what was said.
         await asyncio.sleep(TICK)
+
+    async def _cancels_are_sent(self) -> None:
+        """Wait for the CancelRequests that are on their way: without them the server would go on
+        with statements that nobody waits for.
+        """
+        deadline = asyncio.get_running_loop().time() + _CANCELS_TAKE
+        while any(backend.cancels for backend in self._backends()):
+            if asyncio.get_running_loop().time() > deadline:
+                return
+            await asyncio.sleep(TICK)
+
+    def _backends(self) -> list[Backend]:
+        return [backend for pool in self.pools.values() for backend in pool.backends]
 
     # Clients.
 
