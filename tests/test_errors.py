@@ -5,7 +5,6 @@ import pytest
 
 from txproxy import errors
 from txproxy.errors import (
-    BackendError,
     ConfigError,
     ConnectError,
     LoginError,
@@ -22,7 +21,6 @@ from txproxy.errors import (
         (ProtocolError, "08P01"),
         (LoginError, "28000"),
         (NoSuchDatabaseError, "3D000"),
-        (BackendError, "08006"),
         (ConnectError, "08001"),
     ],
 )

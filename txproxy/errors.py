@@ -5,7 +5,6 @@
     ├── ProtocolError        08P01  the peer broke the protocol
     ├── LoginError           28000  a client may not in, or we may not into a server
     ├── NoSuchDatabaseError  3D000  no [databases.NAME], and no "*"
-    ├── BackendError         08006  a backend was lost
     └── ConnectError         08001  a backend could not be reached
 
 Each class carries the SQLSTATE that a client is told; an instance may carry a more precise one.
@@ -58,12 +57,6 @@ class NoSuchDatabaseError(TxproxyError):
     """The client asked for a database that is not configured."""
 
     sqlstate = "3D000"
-
-
-class BackendError(TxproxyError):
-    """A backend was lost while it was ours."""
-
-    sqlstate = "08006"
 
 
 class ConnectError(TxproxyError):
