@@ -146,3 +146,18 @@ def test_exit_codes_reach_the_shell(tmp_path: Path) -> None:
     missing = run(sys.executable, "-m", "txproxy", "check", str(tmp_path / "none.toml"))
     assert missing.returncode == 2
     assert missing.stderr == f"{tmp_path}/none.toml: No such file or directory\n"
+
+
+def test_a_reader_that_has_had_enough_is_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "proxy.toml"
+    path.write_text('[databases."*"]\nhost = "127.0.0.1"\n', encoding="utf-8")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as gone:
+        ended = subprocess.run(
+            [sys.executable, "-m", "txproxy", "check", str(path)],
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (1, b"")

@@ -4,6 +4,7 @@ Exit codes: 0, 1 (it failed), 2 (the configuration or the usage is wrong).
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +16,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name; returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read our words (head, a pager) has had enough; the flush at exit must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
