@@ -119,6 +119,7 @@ class ModelServer:
 
     def _query(self, text: str) -> bytes:
         self._unnamed = None
+        self.unsynced = False  # what a unit had open ends with the Query
         said = b""
         statements = [part.strip() for part in text.split(";") if part.strip()]
         try:

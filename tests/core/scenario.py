@@ -5,14 +5,16 @@
 is compared as short texts, a message each, its type byte first: "Q SELECT 1", "C SELECT 1", "Z I".
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Final
 
-from txproxy.config import PoolSettings
+from txproxy.config import PoolSettings, SessionSettings, TcpSettings, TlsSettings
 from txproxy.core import endings
 from txproxy.core.answers import Ours
 from txproxy.core.backend import Backend
+from txproxy.core.limits import Group
 from txproxy.core.pool import Pool
+from txproxy.core.ports import Endpoint
 from txproxy.core.session import Session
 from txproxy.core.settings import share
 from txproxy.core.transaction import STATES
@@ -32,14 +34,34 @@ PARAMS: Final = {
 }
 """What a fresh backend reports."""
 
-SETTINGS: Final = PoolSettings(
+POOL_SETTINGS: Final = PoolSettings(
     database="app",
     user="ann",
-    host="/nowhere",
+    hosts=("/nowhere",),
     port=5432,
     dbname="app",
     server_user="ann",
+    password=None,
+    load_balance_hosts="round-robin",
     pool_size=2,
+    min_pool_size=0,
+    reserve_pool_size=0,
+    reserve_pool_timeout=0.0,
+    max_db_connections=0,
+    max_user_connections=0,
+    server_lifetime=0.0,
+    server_idle_timeout=0.0,
+    server_check_delay=0.0,
+    server_connect_timeout=0.0,
+    server_login_retry=0.0,
+    connect_query="",
+    parameters=(),
+    tls=TlsSettings("disable", "", "", "", "", ""),
+    tcp=TcpSettings(keepalive=True, keepidle=0, keepintvl=0, keepcnt=0, user_timeout=0.0),
+)
+SESSION_SETTINGS: Final = SessionSettings(
+    database="app",
+    user="ann",
     pool_mode="transaction",
     idle_transaction_timeout=10.0,
     idle_transaction_timeout_max=60.0,
@@ -49,7 +71,10 @@ SETTINGS: Final = PoolSettings(
     transaction_timeout=0.0,
     query_wait_timeout=0.0,
     client_idle_timeout=0.0,
+    deferred_begin=False,
 )
+"""Without deferred BEGIN, so that a BEGIN in a story is a statement like any other; test_begin.py
+has it on."""
 
 # What clients say.
 
@@ -224,7 +249,10 @@ class FakeClient:
         self.finished = False
         self._paused = False
         self.error: dict[str, str] = {}  # the fields of the last ErrorResponse in got()
-        self.session = Session(self, world.pool, share(wanted), ours, "10.0.0.1:5000")
+        self.endpoint = Endpoint("10.0.0.1", 5000)
+        self.session = Session(
+            self, world.pool, world.settings, share(wanted), ours, "10.0.0.1:5000"
+        )
 
     # ClientPort
 
@@ -279,6 +307,9 @@ class FakeBackend:
         self.finished = False
         self._paused = False
         self.cancels = 0  # CancelRequests that were sent
+        self.stale = False
+        self.endpoint = Endpoint("unix", 5432)
+        self.pid = 4711
         self.backend = Backend(world.pool, self, params)
 
     # BackendPort
@@ -292,6 +323,9 @@ class FakeBackend:
 
     def cancel(self) -> None:
         self.cancels += 1
+
+    def is_stale(self) -> bool:
+        return self.stale
 
     def update_reading(self) -> None:
         self._paused = self.backend.wants_pause
@@ -338,9 +372,24 @@ class World:
         self.params = dict(PARAMS)
         self.wanted_connections = 0
         self.events: list[tuple[str, dict[str, object]]] = []
-        self.pool = Pool(replace(SETTINGS, **settings), self)  # type: ignore[arg-type]
+        of_session = {field.name for field in fields(SessionSettings)} & settings.keys()
+        self.settings = replace(
+            SESSION_SETTINGS,
+            **{name: settings.pop(name) for name in of_session},  # type: ignore[arg-type]
+        )
+        self.database = Group("app")
+        self.user = Group("ann")
+        self.pool = Pool(
+            replace(POOL_SETTINGS, **settings),  # type: ignore[arg-type]
+            self,
+            self.database,
+            self.user,
+        )
 
     # PoolPort
+
+    def clock(self) -> float:
+        return self.now
 
     def connect(self, pool: Pool) -> None:
         assert pool is self.pool
@@ -356,7 +405,7 @@ class World:
 
     def new_client(self, **wanted: str) -> FakeClient:
         """A client that has said who it is, and not yet logged in."""
-        settings = self.pool.settings
+        settings = self.settings
         ours = Ours(
             settings.idle_transaction_timeout,
             settings.idle_transaction_timeout_max,
@@ -410,12 +459,11 @@ class World:
                 backend.close("it did not get clean in time")
             elif backend.session is not None:
                 endings.look(backend.session, self.now)
-        limit = pool.settings.query_wait_timeout
+        limit = self.settings.query_wait_timeout
         while limit and pool.waiters and self.now - pool.waiters[0].queued_at > limit:
             endings.wait_is_over(pool.waiters.popleft())
-        if pool.waiters:
-            pool.want()
-        if pool.settings.client_idle_timeout:
+        pool.look(self.now)
+        if self.settings.client_idle_timeout:
             for session in list(pool.sessions):
                 endings.look_if_idle(session, self.now)
 

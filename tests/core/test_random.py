@@ -284,12 +284,12 @@ choices = st.lists(st.integers(0, 1000), max_size=300)
 
 
 @QUICK
-@given(conversations_of(SHAPES), choices, chunks, st.integers(1, 3))
+@given(conversations_of(SHAPES), choices, chunks, st.integers(1, 3), st.booleans())
 def test_each_client_hears_what_a_server_of_its_own_would_say(
-    conversations: list[list[Unit]], choices: list[int], size: int, backends: int
+    conversations: list[list[Unit]], choices: list[int], size: int, backends: int, deferred: bool
 ) -> None:
     said = [spoken(conversation, who) for who, conversation in enumerate(conversations)]
-    city = City(said, pool_size=backends)
+    city = City(said, pool_size=backends, deferred_begin=deferred)
     # A client that leaves its transaction open would keep the others waiting for ever.
     for who in range(len(said)):
         city.unsent[who] += query("ROLLBACK")
@@ -304,11 +304,12 @@ def test_each_client_hears_what_a_server_of_its_own_would_say(
 
 
 @QUICK
-@given(conversations_of(ONE_ANSWER), choices, chunks, st.data())
+@given(conversations_of(ONE_ANSWER), choices, chunks, st.booleans(), st.data())
 def test_clients_that_sleep_and_leave_harm_nobody_else(
     conversations: list[list[Unit]],
     choices: list[int],
     size: int,
+    deferred: bool,
     data: st.DataObject,
 ) -> None:
     """Reaped and vanished clients among others, who still hear just what they should."""
@@ -319,7 +320,8 @@ def test_clients_that_sleep_and_leave_harm_nobody_else(
     awake = {who: data.draw(st.integers(1, len(said[who]))) for who in sleepers}
     for who in sleepers:
         said[who].insert(awake[who] - 1, query("BEGIN"))
-    city = City([said[who][: awake.get(who)] for who in range(len(said))], pool_size=2)
+    until = [said[who][: awake.get(who)] for who in range(len(said))]
+    city = City(until, pool_size=2, deferred_begin=deferred)
     halfway = len(choices) // 2
     for choice in choices[:halfway]:
         possible = list(city.steps())

@@ -44,6 +44,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from txproxy.cli.check import check
 
         return check(config.load(arguments.config))
+    if arguments.command == "password":
+        from txproxy.cli.password import password
+
+        return password(arguments.user)
     from txproxy.cli.demo import demo
 
     return demo(once=arguments.once)
@@ -61,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "config", metavar="CONFIG", nargs="?", default="proxy.toml", help="default: proxy.toml"
         )
+    password = commands.add_parser("password", help="make a verifier for the configuration")
+    password.add_argument("user", metavar="USER")
     demo = commands.add_parser("demo", help="show the proxy at work, on a PostgreSQL of its own")
     demo.add_argument(
         "--once",

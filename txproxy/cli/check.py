@@ -1,6 +1,7 @@
-"""`txproxy check`: what the configuration means, in plain words."""
+"""`txproxy check`: what the configuration means, in plain words. Secrets are not among them."""
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from txproxy.config import (
     ANY_DATABASE,
@@ -8,11 +9,38 @@ from txproxy.config import (
     Config,
     Database,
     PoolSettings,
+    Secret,
+    SessionSettings,
+    TlsSettings,
     UnixAddress,
     User,
+    duration_text,
 )
 
-SPANS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
+LOGINS: Final = {
+    "trust": "trust: every client is who it says it is",
+    "md5": "md5: by password, with SCRAM where a verifier is known",
+    "scram-sha-256": "scram-sha-256: by password",
+    "cert": "cert: by the name in the client's TLS certificate",
+    "peer": "peer: by the name of the client's operating-system user",
+}
+CLIENT_TLS: Final = {
+    "disable": "none",
+    "allow": "for those that want it",
+    "prefer": "for those that want it",
+    "require": "for all; others are refused",
+    "verify-ca": "for all, with a certificate of theirs; others are refused",
+    "verify-full": "for all, with a certificate of theirs; others are refused",
+}
+SERVER_TLS: Final = {
+    "disable": "none",
+    "allow": "if the server insists",
+    "prefer": "if the server can; its certificate is not looked at",
+    "require": "always; the server's certificate is not looked at",
+    "verify-ca": "always; the server's certificate must be signed by an authority of ours",
+    "verify-full": "always; the server's certificate must be signed and in its host's name",
+}
+KINDS: Final = {"plain": "a plain password", "md5": "an md5 hash", "scram-sha-256": "a verifier"}
 
 
 def check(config: Config) -> int:
@@ -25,14 +53,15 @@ def check(config: Config) -> int:
 def describe(config: Config) -> Iterator[str]:
     """The lines that `txproxy check` prints."""
     yield f"{config.path} is a valid configuration."
+    if config.notes:
+        yield ""
+        yield from config.notes
     yield from _section("the proxy", _proxy(config))
+    yield from _section("logins", _logins(config))
     for database in config.databases.values():
         every = database.name == ANY_DATABASE
         title = "any other database" if every else f"database {database.name}"
-        # "" is nobody's name: these are the settings of a user that has none of its own
-        settings = config.pool_settings(database.name, "")
-        assert settings is not None
-        yield from _section(title, [("goes to", _way(database)), *_pool(settings)])
+        yield from _section(title, _database(database, config))
     for user in config.users.values():
         yield from _section(f"user {user.name}, in every database", _own(user))
 
@@ -44,33 +73,114 @@ def _section(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
         yield f"  {name:<24}{value}"
 
 
-def _proxy(config: Config) -> Iterator[tuple[str, str]]:
+Rows = Iterator[tuple[str, str]]
+
+
+def _proxy(config: Config) -> Rows:
     for address in config.listen:
-        mode = f", mode {config.unix_socket_mode:04o}" if isinstance(address, UnixAddress) else ""
-        yield "listens on", f"{address}{mode}"
-    yield "authentication", f"{config.auth_type}: every client is who it says it is"
-    yield "clients", f"at most {config.max_client_conn}"
-    yield "a client's login", _limit(config.client_login_timeout)
+        yield "listens on", f"{address}{_mode(config) if isinstance(address, UnixAddress) else ''}"
+    yield "clients", _most(config.max_client_conn, "")
+    yield "TLS with clients", CLIENT_TLS[config.client_tls.sslmode]
+    yield "TLS with servers", _server_tls(config.server_tls)
     yield "connecting to a server", _limit(config.server_connect_timeout)
+    yield "a server connection", _age(config.server_idle_timeout)
     leaves = "is cancelled" if config.cancel_on_disconnect else "runs to its end"
     yield "a client that leaves", f"its statement {leaves}; {_limit(config.cancel_timeout)}"
     yield "a rollback of ours", _limit(config.rollback_timeout)
     yield "shutting down", f"waits for transactions, {_limit(config.shutdown_timeout)}"
     literals = "with" if config.log_statement_literals else "without"
     yield "logs", f"{config.log_level} and worse, as {config.log_format}, {literals} literals"
+    every = f"each {duration_text(config.stats_period)}" if config.log_stats else "not logged"
+    yield "counters", every
+    yield "metrics", ", ".join(f"http://{each}/metrics" for each in config.metrics) or "not served"
+
+
+def _mode(config: Config) -> str:
+    group = f", group {config.unix_socket_group}" if config.unix_socket_group else ""
+    return f", mode {config.unix_socket_mode:04o}{group}"
+
+
+def _server_tls(tls: TlsSettings) -> str:
+    ours = ", with a certificate of ours" if tls.cert_file else ""
+    return SERVER_TLS[tls.sslmode] + ours
+
+
+def _age(idle: float) -> str:
+    return f"closed after {duration_text(idle)} without use" if idle else "kept, used or not"
+
+
+def _logins(config: Config) -> Rows:
+    yield "how", LOGINS[config.auth_type]
+    if config.auth_type in ("md5", "scram-sha-256"):
+        known = sum(user.password is not None for user in config.users.values())
+        yield "passwords", f"of {known} user{'' if known == 1 else 's'}, from here"
+        if config.auth_user:
+            where = f"database {config.auth_dbname}" if config.auth_dbname else "their database"
+            yield "passwords of others", f"asked of {where} by {config.auth_user}"
+    yield "a login", _limit(config.client_login_timeout)
+    yield "the console, for all", ", ".join(config.admin_users) or "nobody"
+    yield "the console, to look", ", ".join(config.stats_users) or "nobody else"
+
+
+def _database(database: Database, config: Config) -> Rows:
+    # "" is nobody's name: these are the settings of a user that has none of its own
+    pool = config.pool_settings(database.name, "")
+    session = config.session_settings(database.name, "")
+    assert pool is not None
+    assert session is not None
+    yield "goes to", _way(database)
+    yield "logs in", _server_login(database, pool.password)
+    if database.auth_user:
+        yield "passwords of others", f"asked by {database.auth_user}"
+    yield "pool", _size(database, pool, session)
+    yield from _limits(database, pool, config)
+    yield from _session(session)
 
 
 def _way(database: Database) -> str:
     every = database.name == ANY_DATABASE
-    host = f"[{database.host}]" if ":" in database.host else database.host
+    hosts = [f"[{host}]" if ":" in host else host for host in database.hosts]
+    places = ", ".join(f"{host}:{database.port}" for host in hosts)
+    if len(hosts) > 1:
+        in_turn = database.load_balance_hosts == "round-robin"
+        places += " (each in turn)" if in_turn else " (the first that answers)"
     name = database.dbname or ("of the name that the client gives" if every else database.name)
     user = f"user {database.user}" if database.user else "the user that the client gives"
-    return f"{host}:{database.port}, database {name}, as {user}"
+    return f"{places}, database {name}, as {user}"
 
 
-def _pool(settings: PoolSettings) -> Iterator[tuple[str, str]]:
-    lent = "a transaction" if settings.pool_mode == "transaction" else "as long as a client stays"
-    yield "pool", f"at most {settings.pool_size} connections for each user, lent for {lent}"
+def _server_login(database: Database, password: Secret | None) -> str:
+    if password is not None:
+        return f"with {KINDS[password.kind]} from here"
+    if database.user:
+        return "without a password"
+    return "with the password of the client's user, as far as it is known"
+
+
+def _size(database: Database, pool: PoolSettings, session: SessionSettings) -> str:
+    each = "" if database.user else " for each user"
+    lent = "a transaction" if session.pool_mode == "transaction" else "as long as a client stays"
+    kept = f", {pool.min_pool_size} of them always open" if pool.min_pool_size else ""
+    return f"at most {pool.pool_size} connections{each}, lent for {lent}{kept}"
+
+
+def _limits(database: Database, pool: PoolSettings, config: Config) -> Rows:
+    if pool.reserve_pool_size and pool.reserve_pool_timeout:
+        wait = duration_text(pool.reserve_pool_timeout)
+        yield "reserve", f"{pool.reserve_pool_size} more, for clients that have waited {wait}"
+    if pool.max_db_connections:
+        yield "all its pools", _most(pool.max_db_connections, " connections")
+    if pool.max_user_connections:
+        yield "all pools of a user", _most(pool.max_user_connections, " connections")
+    own = database.max_db_client_connections
+    clients = config.max_db_client_connections if own is None else own
+    if clients:
+        yield "its clients", _most(clients, "")
+    if config.max_user_client_connections:
+        yield "clients of one user", _most(config.max_user_client_connections, "")
+
+
+def _session(settings: SessionSettings) -> Rows:
     yield "waiting for one", _limit(settings.query_wait_timeout)
     yield "idle in a transaction", _idle(settings)
     yield "a statement", _limit(settings.query_timeout)
@@ -78,7 +188,7 @@ def _pool(settings: PoolSettings) -> Iterator[tuple[str, str]]:
     yield "a silent client", _limit(settings.client_idle_timeout)
 
 
-def _idle(settings: PoolSettings) -> str:
+def _idle(settings: SessionSettings) -> str:
     limit = _limit(settings.idle_transaction_timeout)
     if settings.idle_transaction_timeout:
         told = f"the client is told {settings.idle_transaction_sqlstate}"
@@ -88,32 +198,30 @@ def _idle(settings: PoolSettings) -> str:
             "report": ", then it is reported and left alone",
         }[settings.idle_transaction_action]
     if settings.idle_transaction_timeout_max:
-        longest = _span(settings.idle_transaction_timeout_max)
+        longest = duration_text(settings.idle_transaction_timeout_max)
         return f"{limit}; a client may set up to {longest} for itself"
     return f"{limit}; a client may only shorten that"
 
 
-def _own(user: User) -> Iterator[tuple[str, str]]:
+def _own(user: User) -> Rows:
     """What is set for this user, by the settings' names."""
+    if user.password is not None:
+        yield "password", KINDS[user.password.kind]
     for setting in SETTINGS:
-        value = getattr(user, setting.name, None)
+        value = None if setting.secret else getattr(user, setting.field, None)
         if "users" not in setting.tables or value is None:
             continue
-        if setting.unit == "seconds":
-            yield setting.name, _span(value) if value else "off"
+        if setting.kind.unit == "seconds":
+            yield setting.name, duration_text(value) if value else "off"
         else:
-            yield setting.name, f"{value} {setting.unit}".rstrip()
+            yield setting.name, f"{setting.kind.show(value)} {setting.kind.unit}".rstrip()
     if user == User(name=user.name):
         yield "nothing of its own", "as in [proxy] and the databases"
 
 
 def _limit(seconds: float) -> str:
-    return f"at most {_span(seconds)}" if seconds else "no limit"
+    return f"at most {duration_text(seconds)}" if seconds else "no limit"
 
 
-def _span(seconds: float) -> str:
-    """A duration in the largest unit that it is a whole number of."""
-    for size, unit in SPANS:
-        if seconds and seconds % size == 0:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds * 1000:g} ms" if seconds < 1 else f"{seconds:g} s"
+def _most(number: int, of: str) -> str:
+    return f"at most {number}{of}"

@@ -288,6 +288,20 @@ class Ours:
         self.timeout = timeout
         self.action = action
 
+    def reconfigure(self, timeout: float, longest: float, action: str) -> None:
+        """Other defaults: what the client has set stays, where it is still allowed."""
+        set_timeout = self.timeout if self.timeout != self._default_timeout else timeout
+        set_action = self.action if self.action != self._default_action else action
+        self._default_timeout = timeout
+        self._default_action = action
+        self._longest = longest
+        self.timeout = set_timeout if self._is_allowed(set_timeout) else timeout
+        self.action = action if set_action == "report" else set_action
+
+    def _is_allowed(self, seconds: float) -> bool:
+        allowed = max(self._default_timeout, self._longest)
+        return not self._default_timeout or 0 < seconds <= allowed
+
     def change(self, name: str, value: str | None) -> None:
         """SET or RESET (value None). Raises Refusal, whose argument is the ErrorResponse."""
         if name == "txproxy.idle_transaction_timeout":
@@ -313,8 +327,8 @@ class Ours:
                     f'invalid value for parameter "txproxy.idle_transaction_timeout": "{value}"'
                 )
             )
-        allowed = max(self._default_timeout, self._longest)
-        if self._default_timeout and (seconds == 0 or seconds > allowed):
+        if not self._is_allowed(seconds):
+            allowed = max(self._default_timeout, self._longest)
             raise Refusal(
                 encode.error(
                     "ERROR",

@@ -9,7 +9,7 @@ goes through `abandon()` and `settle()` until it is clean or closed.
 from typing import TYPE_CHECKING, Final
 
 from txproxy.core.exchange import Exchange, Fifo
-from txproxy.core.ports import BackendPort
+from txproxy.core.ports import BackendPort, next_id
 from txproxy.core.settings import FOLLOWED, NO_SETTINGS, Settings
 from txproxy.wire import encode
 from txproxy.wire.codes import (
@@ -23,6 +23,7 @@ from txproxy.wire.codes import (
     EXECUTE,
     HELD_LIMIT,
     IDLE,
+    IN_FAILED,
     NOTICE_RESPONSE,
     NOTIFICATION,
     PARAMETER_STATUS,
@@ -77,6 +78,8 @@ class Backend:
     dirty      why it must be reset before anybody else may have it; "" if it need not
     settling   it is on its way to being clean: nothing of a client's may be sent
     deadline   when it is closed unless it has got clean
+    retiring   why it is closed as soon as nobody needs it; "" if it is not
+    opened_at, idle_since   on the janitor's clock; connected_at   seconds since 1970
     """
 
     __slots__ = (
@@ -84,18 +87,24 @@ class Backend:
         "cancel_due",
         "cancels",
         "closed",
+        "connected_at",
         "deadline",
         "dirty",
         "fifo",
         "full",
+        "id",
+        "idle_since",
         "last_words",
+        "opened_at",
         "ours_failed",
         "params",
         "pool",
         "port",
+        "retiring",
         "rolled_back",
         "session",
         "settling",
+        "stats",
         "stream",
         "stream_mine",
         "tail",
@@ -103,8 +112,13 @@ class Backend:
     )
 
     def __init__(self, pool: "Pool", port: BackendPort, params: dict[str, str]) -> None:
+        self.id = next_id()
         self.pool = pool
         self.port = port
+        self.stats = pool.stats
+        self.opened_at = self.idle_since = pool.outside.now
+        self.connected_at = 0.0
+        self.retiring = ""
         self.params = pool.shared(params)
         self.fifo = Fifo()
         self.session: Session | None = None
@@ -137,7 +151,11 @@ class Backend:
         out = self._read(data)
         session = self.session
         if out and session is not None:
+            self.stats.sent += len(out)
             session.client.write(out)
+        if fifo.sync_due:
+            fifo.sync_due = False
+            self.port.write(encode.SYNC)
         if self.settling and fifo.exchanges:
             self._end_what_waits()
             self._cancel_what_runs()
@@ -166,8 +184,10 @@ class Backend:
         elif self.tail.size:
             data = self.tail.join(data)
         n = len(data)
+        exchanges = self.fifo.exchanges
         mine = self._mine()
         counting = self._counting()
+        said = b""  # by us, to the session's client, behind this message
         while n - i >= 5:
             kind = data[i]
             length = (data[i + 1] << 24) | (data[i + 2] << 16) | (data[i + 3] << 8) | data[i + 4]
@@ -185,25 +205,34 @@ class Backend:
             if kind == DATA_ROW or kind == COPY_DATA:
                 pass
             elif kind == READY_FOR_QUERY:
-                if self.fifo.ready(data[i + 5]) and self.session is not None:
+                if exchanges and exchanges[0].begin_failed:
+                    keep = False
+                    said = self._begin_failed(data[i + 5])
+                elif self.fifo.ready(data[i + 5]) and self.session is not None:
                     self.session.ready(self.fifo.status)
                 if self.fifo.broken:
                     break
                 mine = self._mine()
                 counting = self._counting()
+                if mine and not keep and not said:
+                    said = self.news()
             elif kind in _READ:
                 keep = self._take(kind, data[i + 5 : end], mine)
             elif counting:
                 self.fifo.answered(kind)
                 if self.fifo.broken:
                     break
+                if not mine and self._mine():
+                    mine = True
+                    said = self.news()
             if keep != keeping:
                 if keeping:
                     pieces.append(data[start:i])
                 start = i
                 keeping = keep
-            if mine and not keep and kind == READY_FOR_QUERY:
-                pieces.append(self.news())
+            if said:
+                pieces.append(said)
+                said = b""
             i = end
         if i < n:
             self.tail.keep(data[i:], HELD_LIMIT + 1)
@@ -214,10 +243,19 @@ class Backend:
         pieces.append(data[start:i])
         return b"".join(pieces)
 
+    def _begin_failed(self, status: int) -> bytes:
+        """The unit behind a deferred BEGIN that failed is over: for its client, in a transaction
+        that failed.
+        """
+        if not self.fifo.ready(status) or self.session is None:
+            return b""
+        self.session.begin_failed()
+        return self.news() + encode.ready(IN_FAILED)
+
     def _take(self, kind: int, body: bytes, mine: bool) -> bool:
         """A message that means something to us; whether it goes to the client."""
         if kind == ERROR_RESPONSE:
-            return self._error(body) and mine
+            return self._error(body, mine)
         if kind == NOTIFICATION:
             return self.session is not None
         if kind == PARAMETER_STATUS:
@@ -229,18 +267,23 @@ class Backend:
     def _mine(self) -> bool:
         """Whether the next message is for the client of the session that holds this backend."""
         exchanges = self.fifo.exchanges
-        return exchanges[0].mine if exchanges else self.session is not None
+        if not exchanges:
+            return self.session is not None
+        head = exchanges[0]
+        return head.mine and head.at >= head.prefix
 
     def _counting(self) -> bool:
         """Whether replies are counted: in the extended protocol, and where none is expected."""
         exchanges = self.fifo.exchanges
         return not exchanges or exchanges[0].owed[0] != QUERY
 
-    def _error(self, body: bytes) -> bool:
-        """ErrorResponse; whether it may be passed on. A FATAL is kept for the session's ERROR."""
+    def _error(self, body: bytes, mine: bool) -> bool:
+        """ErrorResponse; whether it is passed on. A FATAL is kept for the session's ERROR."""
         exchanges = self.fifo.exchanges
         purpose = exchanges[0].purpose if exchanges else ""
         expected = self.fifo.error()
+        if expected and exchanges[0].begin_failed:
+            mine = exchanges[0].mine
         if not expected or is_fatal(body):
             self.last_words = error_fields(body)
             if expected:
@@ -249,7 +292,7 @@ class Backend:
         if purpose:
             self.ours_failed = error_fields(body)
             self.fifo.untrusted = f"{purpose} failed: {self.ours_failed.get('M', '')}"
-        return True
+        return mine
 
     def _parameter(self, body: bytes, mine: bool) -> None:
         """ParameterStatus has no owner: whoever holds the backend hears of it, now or later."""
@@ -378,6 +421,7 @@ class Backend:
             and not fifo.exchanges
             and not fifo.untrusted
             and not self.dirty
+            and not self.retiring
             and not self.cancels
             and not self.wants_pause
         )
@@ -398,13 +442,15 @@ class Backend:
         elif fifo.in_transaction:
             self.rolled_back = True
             self._settle_by(self.ours(b"ROLLBACK", "ROLLBACK"))
-        elif self.session is None and self.dirty:
+        elif self.session is None and self.dirty and not self.retiring:
             self.dirty = ""
             self.applied = NO_SETTINGS
             # DISCARD ALL leaves the role as it is, and must be a Query by itself.
             self._settle_by(
                 self.ours(b"RESET ROLE", "RESET ROLE") + self.ours(b"DISCARD ALL", "DISCARD ALL")
             )
+        elif self.session is None and self.retiring:
+            self.close(self.retiring)
         else:
             self.settling = False
             self.rolled_back = False

@@ -5,10 +5,13 @@ Source: PostgreSQL 18, section 54.2.9 "Canceling Requests in Progress".
 
 from hmac import compare_digest
 from secrets import randbits, token_bytes
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from txproxy.core.session import Session
+
+_SHORT: Final = 4  # bytes of a secret
+_LONG: Final = 32  # since protocol 3.2
 
 
 class CancelKeys:
@@ -18,12 +21,12 @@ class CancelKeys:
         self._next = randbits(30)
         self._sessions: dict[int, tuple[bytes, Session]] = {}
 
-    def issue(self, session: "Session") -> tuple[int, bytes]:
-        """A key for a session: process id and secret."""
+    def issue(self, session: "Session", is_long: bool = False) -> tuple[int, bytes]:
+        """A key for a session: process id and secret, which is long for clients that speak 3.2."""
         self._next = (self._next + 1) & 0x7FFFFFFF
         while self._next in self._sessions or self._next == 0:
             self._next = (self._next + 1) & 0x7FFFFFFF
-        secret = token_bytes(4)
+        secret = token_bytes(_LONG if is_long else _SHORT)
         self._sessions[self._next] = (secret, session)
         return self._next, secret
 

@@ -46,7 +46,7 @@ def look(session: "Session", now: float) -> None:
     if backend is None or backend.settling or session.logging_in:
         return
     idle = now - session.active_at
-    settings = session.pool.settings
+    settings = session.settings
     if _waits_for_client(session, backend):
         limit = session.ours.timeout
         expired = bool(settings.transaction_timeout) and session.answers.state == OPEN
@@ -94,7 +94,7 @@ def _mark_or(session: "Session", why: str) -> None:
 
 
 def _look_at_statement(session: "Session", backend: "Backend", now: float) -> None:
-    settings = session.pool.settings
+    settings = session.settings
     in_transaction = session.answers.state == OPEN or session.answers.state == BEGUN
     if settings.query_timeout and now - session.active_at > settings.query_timeout:
         session.stats.query_timeouts += 1
@@ -124,8 +124,8 @@ def about(session: "Session") -> dict[str, object]:
     literals = session.pool.outside.log_statement_literals
     said = session.statement.decode("utf-8", "replace") if literals else _redacted(session)
     fields: dict[str, object] = {
-        "database": session.pool.settings.database,
-        "user": session.pool.settings.user,
+        "database": session.settings.database,
+        "user": session.user,
         "client": session.address,
         "application_name": session.told.get("application_name", ""),
         "statement": said,
@@ -158,10 +158,10 @@ def reap(session: "Session", why: str) -> None:
     if why == "transaction_timeout":
         session.stats.transaction_timeouts += 1
     if session.ours.action == "disconnect" or half:
-        session.pool.stats.disconnected += 1
+        session.stats.disconnected += 1
         session.fatal(_error_of_reaping(session, why, "FATAL"))
         return
-    session.pool.stats.reaped += 1
+    session.stats.reaped += 1
     answers = session.answers
     answers.lost = _error_of_reaping(session, why, "ERROR")
     if in_block:
@@ -198,7 +198,7 @@ def _let_go(session: "Session", backend: "Backend", cancel: bool) -> None:
 
 
 def _report(session: "Session", why: str) -> None:
-    session.pool.stats.would_reap += 1
+    session.stats.would_reap += 1
     session.active_at = session.pool.outside.now
     session.pool.outside.event("would reap", {"why": why, **_times(session), **about(session)})
 
@@ -220,7 +220,7 @@ def _error_of_reaping(session: "Session", why: str, severity: str) -> bytes:
         sqlstate = "25P04"
         text = "the transaction was rolled back: transaction_timeout"
     else:
-        sqlstate = session.pool.settings.idle_transaction_sqlstate
+        sqlstate = session.settings.idle_transaction_sqlstate
         text = "the transaction was rolled back: it was idle longer than idle_transaction_timeout"
     detail = f"Idle for {now - session.active_at:.1f} s; its last statement was: {said}"
     return encode.error(severity, sqlstate, text, detail=detail, hint=_HINTS[severity])
@@ -234,7 +234,7 @@ def backend_lost(session: "Session", backend: "Backend") -> None:
     session lives, unless state of its own went with the backend or its reply was cut in two.
     """
     session.backend = None
-    session.pool.stats.backends_lost += 1
+    session.stats.backends_lost += 1
     words = backend.last_words
     if session.logging_in or session.pin or (backend.stream_mine and backend.stream):
         _end_with_backend(session, backend, words)
@@ -326,7 +326,7 @@ def refuse(session: "Session", error: bytes) -> None:
         answers.state = transaction.after(NONE, transaction.BEGIN)
     if answers.state != FAILED:
         answers.state = transaction.after(answers.state, transaction.LOSE)
-    session.begin_owed = False
+    session.begin = b""
     answers.status = IN_FAILED if answers.state == FAILED else IDLE
     if data[0] != QUERY and data[0] != FUNCTION_CALL:
         answers.discarding = True
@@ -363,7 +363,7 @@ def _first_unit_begins(data: bytes) -> bool:
 
 def cancel(session: "Session") -> None:
     """A CancelRequest with this session's key: its statement at the head, or queued, or none."""
-    session.pool.stats.cancelled += 1
+    session.stats.cancelled += 1
     if session.queued and not session.logging_in:
         session.pool.forget(session)
         refuse(session, encode.error("ERROR", "57014", "canceling statement due to user request"))
@@ -384,7 +384,7 @@ def leave(session: "Session", backend: "Backend", cancel: bool) -> None:
     if backend.dirty == "LOAD":
         backend.fifo.untrusted = "a library was loaded into it"
     if backend.fifo.exchanges or backend.fifo.in_transaction:
-        session.pool.stats.vanished += 1
+        session.stats.vanished += 1
     if session.stream and session.stream_forward:
         backend.close("its client left in the middle of a message")
     else:
@@ -393,7 +393,7 @@ def leave(session: "Session", backend: "Backend", cancel: bool) -> None:
 
 def wait_is_over(session: "Session") -> None:
     """query_wait_timeout: the session has waited long enough for a backend."""
-    session.pool.stats.query_wait_timeouts += 1
+    session.stats.query_wait_timeouts += 1
     session.pool.outside.event("query_wait_timeout", about(session))
     error = encode.error(
         "FATAL" if session.logging_in else "ERROR",
@@ -406,13 +406,13 @@ def wait_is_over(session: "Session") -> None:
 
 def look_if_idle(session: "Session", now: float) -> None:
     """client_idle_timeout: counts unless the server holds a transaction or works for the client."""
-    limit = session.pool.settings.client_idle_timeout
+    limit = session.settings.client_idle_timeout
     busy = session.queued or session.logging_in or session.answers.state == OPEN
     if busy or now - session.active_at <= limit:
         return
     if session.backend is not None and session.backend.fifo.exchanges:
         return
-    session.pool.stats.client_idle_timeouts += 1
+    session.stats.client_idle_timeouts += 1
     session.pool.outside.event("client_idle_timeout", about(session))
     session.fatal(
         encode.error("FATAL", "57P05", "terminating connection due to idle-session timeout")

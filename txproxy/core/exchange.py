@@ -69,6 +69,7 @@ class Exchange:
 
     __slots__ = (
         "at",
+        "begin_failed",
         "begins",
         "cancelled",
         "copying",
@@ -79,6 +80,7 @@ class Exchange:
         "mine",
         "open",
         "owed",
+        "prefix",
         "purpose",
         "skipping",
         "sync_lost",
@@ -89,6 +91,8 @@ class Exchange:
         self.purpose = ""  # of one of our own: its error is ours to handle
         self.owed = [kind]
         self.at = 0
+        self.prefix = 0  # how many of `owed` are a deferred BEGIN's, whose replies are nobody's
+        self.begin_failed = False
         self.open = kind in EXTENDED
         self.skipping = False
         self.copying = False  # the server reads COPY data
@@ -119,9 +123,21 @@ class Fifo:
         self.untrusted = ""
         self.broken = False
         self.barrier = False  # until what was sent is over, nothing may be sent behind it
+        self.sync_due = False  # the server skips to a Sync that nobody but us will send
 
     def __repr__(self) -> str:
         return f"<Fifo {chr(self.status)} {list(self.exchanges)}>"
+
+    def begin_ahead(self) -> None:
+        """Parse, Bind and Execute of a deferred BEGIN were sent: the session's unit follows.
+
+        What comes behind that unit must wait: the server would skip it if the BEGIN failed.
+        """
+        unit = Exchange(PARSE, True)
+        unit.owed = [PARSE, BIND, EXECUTE]
+        unit.prefix = 3
+        self.exchanges.append(unit)
+        self.barrier = True
 
     def sent(self, kind: int, mine: bool = True) -> Exchange | None:
         """A message was sent that may be answered. Its exchange; None if the server drops it."""
@@ -145,6 +161,9 @@ class Fifo:
         if last.skipping and kind != SYNC:
             return last
         last.skipping = False
+        if len(last.owed) == last.prefix and kind in _READY_KINDS:
+            # A Query behind the BEGIN is a unit by itself, as it is without it.
+            last.open = False
         last.owed.append(kind)
         if kind == SYNC:
             last.open = False
@@ -244,6 +263,11 @@ class Fifo:
         if head.sync_lost:
             # The server may have read that Sync before it failed, or may answer it still.
             self.broken = True
+        if head.at < head.prefix:
+            head.begin_failed = True
+            if not head.open and head.owed[-1] != SYNC:
+                head.owed.append(SYNC)
+                self.sync_due = True
         if head.owed[head.at] in EXTENDED:
             owed = head.owed
             while head.at < len(owed) and owed[head.at] != SYNC:

@@ -1,44 +1,89 @@
-"""The backends of one (database, user): an idle LIFO, a FIFO of waiting sessions.
+"""The backends of one (database, server user): an idle LIFO, a FIFO of waiting sessions.
 
-The pool decides who gets which backend and when another is wanted; the connections themselves are
-made elsewhere (`PoolPort.connect`).
+The pool decides who gets which backend, when another is wanted and when one has lived long enough;
+the connections themselves are made elsewhere (`PoolPort.connect`). Limits that pools share are in
+limits.py.
+
+`request()` and `take_back()` run for every statement. What is seldom (PAUSE, limits, checks, sizes
+that have shrunk) is behind the one flag `watched`; what takes time is done by the janitor (`look`).
+
+Idle backends are in the order of `idle_since`: the one used last is lent first, so those at the
+beginning are what the pool could do without. They go after server_idle_timeout, and an empty query
+shows every server_check_delay whether they still answer: no client waits for that answer. What a
+server closed a moment ago is found by a look at the socket, once a backend has been idle for a
+second; busy pools never pay for it.
+
+When connections cannot be made, waiters wait for the other backends, if there are any. If there are
+none, a waiter gets the server's own error as soon as an attempt has failed that was not begun
+before it asked: not earlier, though the attempt before may have failed a moment ago and the next
+one has to wait for the pause, because the server may come back meanwhile, and then it is served.
+So the pause costs a client server_login_retry at most, and no error is older than its question.
 """
 
+from bisect import insort
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
 from txproxy.config import PoolSettings
 from txproxy.core.backend import Backend
+from txproxy.core.limits import BackOff, Group
 from txproxy.core.ports import PoolPort
 from txproxy.core.settings import NO_SETTINGS, Settings
 from txproxy.core.stats import Stats
 
 if TYPE_CHECKING:
+    from txproxy.core.handshake import Credentials
     from txproxy.core.session import Session
 
 _ACCEPTED_LIMIT: Final = 1000
-_RETRY_AFTER: Final = 1.0
+_TRUSTED: Final = 1.0  # seconds that an idle backend is taken to be alive
+_UPKEEP_EVERY: Final = 1.0  # seconds
+_CLOSED: Final = {"C": "08006", "M": "the server closed the connection"}
 
 
 class Pool:
-    """`backends` are all that are logged in; `connecting` counts those that are being made."""
+    """`backends` are all that are logged in; `connecting` counts those that are being made.
 
-    def __init__(self, settings: PoolSettings, outside: PoolPort) -> None:
+    credentials   to log in with; set by the server
+    epoch         grows when earlier attempts and backends lead to the wrong place (RECONNECT)
+    watched       a backend that comes back may not stay, or not at the end: see `_stays`
+    starved       it is among those that starve in one of its groups
+    """
+
+    def __init__(
+        self, settings: PoolSettings, outside: PoolPort, database: Group, user: Group
+    ) -> None:
         self.settings = settings
         self.name = f"{settings.database}/{settings.user}"
         self.outside = outside
+        self.database = database
+        self.user = user
+        self.credentials: Credentials | None = None
         self.size = settings.pool_size
         self.idle: list[Backend] = []
         self.waiters: deque[Session] = deque()
         self.backends: set[Backend] = set()
         self.sessions: set[Session] = set()
         self.connecting = 0
+        self.epoch = 0
+        self.starved = False
         self.stats = Stats()
         self.base: dict[str, str] = {}  # what a fresh backend reports, by lower-case name
+        self._base_of = -1  # the epoch
         self._accepted: OrderedDict[tuple[tuple[str, str], ...], dict[str, str]] = OrderedDict()
         self._shared: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
-        self._retry_at = 0.0
+        self._back_off = BackOff()
+        self._begun_at = 0.0  # the last attempt
+        self._outdated = 0  # attempts of an earlier epoch
+        self._checking: set[Backend] = set()  # idle ones that must say something first
+        self._upkeep_at = 0.0
+        self._checked_at = outside.now
+        self._retire_at = 0.0
         self._handing_out = False
+        self._wanting = False
+        database.pools.add(self)
+        user.pools.add(self)
+        self.watched = self._is_watched()
 
     def __repr__(self) -> str:
         return (
@@ -46,79 +91,392 @@ class Pool:
             f"+{self.connecting}/{self.size} waiting={len(self.waiters)}>"
         )
 
+    @property
+    def count(self) -> int:
+        """Its server connections, those that are being made included."""
+        return len(self.backends) + self.connecting
+
+    @property
+    def paused(self) -> bool:
+        """Whether it lends nothing: PAUSE."""
+        return self.database.paused or self.user.paused
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last attempt to connect has failed."""
+        return self._back_off.pause > 0
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing is lost if the pool is forgotten."""
+        kept = self.settings.min_pool_size
+        return not (self.sessions or self.backends or self.connecting or kept)
+
+    def leave(self) -> None:
+        """The pool is forgotten: its groups know it no more."""
+        self._sated()
+        self.database.pools.discard(self)
+        self.user.pools.discard(self)
+
+    # Lending.
+
     def request(self, session: "Session") -> Backend | None:
         """An idle backend, the last used first; None: the session was queued."""
-        if self.idle and not self.waiters:
-            return self.idle.pop()
+        while self.idle and not self.waiters:
+            backend = self.idle.pop()
+            if self.outside.now - backend.idle_since < _TRUSTED or not backend.port.is_stale():
+                self.stats.assignments += 1
+                return backend
+            backend.close("the server closed it while it was idle")
         self.stats.waited += 1
+        session.queued_at = self.outside.now
         self.waiters.append(session)
-        self.want()
+        if not self.starved:
+            self.want()
         return None
 
-    def want(self) -> None:
-        """Begin as many connections as there are waiters, within the pool's size."""
-        if self.outside.now < self._retry_at:
-            return
-        while (
-            self.connecting < len(self.waiters) and len(self.backends) + self.connecting < self.size
-        ):
-            self.connecting += 1
-            self.outside.connect(self)
-
     def take_back(self, backend: Backend) -> None:
-        """A clean backend: to the session that has waited longest, else to the idle ones.
-
-        A loop and no recursion: a session may be done with it before `lent()` returns.
-        """
-        self.idle.append(backend)
-        if self._handing_out or not self.waiters:
+        """A clean backend: to the session that has waited longest, else to the idle ones."""
+        if self.watched and not self._stays(backend):
             return
+        backend.idle_since = self.outside.now
+        self.idle.append(backend)
+        if self.waiters and not self._handing_out:
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """A loop, no recursion: a session may be done with its backend before lent() returns."""
         self._handing_out = True
         while self.waiters and self.idle:
             session = self.waiters.popleft()
+            self.stats.assignments += 1
             try:
                 session.lent(self.idle.pop())
             except Exception as bug:
                 self.outside.bug(session, bug)
         self._handing_out = False
 
-    def connected(self, backend: Backend) -> None:
-        """A connection is logged in."""
-        self.connecting -= 1
-        self.stats.backends_opened += 1
-        self.backends.add(backend)
-        if not self.base:
-            self.base = {name.lower(): value for name, value in backend.params.items()}
-            self.accept(NO_SETTINGS, backend.params)
-        self._retry_at = 0.0
-        self.take_back(backend)
+    def _stays(self, backend: Backend) -> bool:
+        """Whether a backend that comes back is lent again, or idle at the end of the others."""
+        why = self._surplus() or self._better_elsewhere()
+        if why:
+            backend.close(why)
+            return False
+        if backend in self._checking:
+            self._checking.discard(backend)
+            if not self.waiters:
+                insort(self.idle, backend, key=_idle_since)  # nobody has used it: where it was
+                return False
+        return True
 
-    def connect_failed(self, fields: dict[str, str]) -> None:
-        """No connection could be made: `fields` of the ERROR that says why.
+    def _surplus(self) -> str:
+        """Why the pool must not have as many backends as it has; "" if it may."""
+        if self.paused:
+            return "PAUSE"
+        if self.count > self.size + self.settings.reserve_pool_size:
+            return "pool_size"
+        if 0 < self.database.limit < self.database.connections:
+            return "max_db_connections"
+        if 0 < self.user.limit < self.user.connections:
+            return "max_user_connections"
+        return ""
 
-        While other backends live their turn may still come; otherwise all waiters are told.
-        """
-        self.connecting -= 1
-        if self.backends or self.connecting:
-            self._retry_at = self.outside.now + _RETRY_AFTER
-            return
-        waiters = list(self.waiters)
-        self.waiters.clear()
-        for session in waiters:
-            session.refuse_backend(fields)
+    def _better_elsewhere(self) -> str:
+        """Which pool has a better right to the place of a backend that comes back; "" if none."""
+        for group in (self.database, self.user):
+            if group.starving and group.is_full():
+                other = group.neediest(self.outside.now)
+                if other is not None and other is not self and self._owes(other):
+                    return f"{other.name} needs its place"
+        return ""
 
-    def removed(self, backend: Backend) -> None:
-        """A backend is gone."""
-        self.stats.backends_closed += 1
-        self.backends.discard(backend)
-        if backend in self.idle:
-            self.idle.remove(backend)
-        self.want()
+    def _owes(self, other: "Pool") -> bool:
+        if other.count + 1 <= self.count - 1:
+            return True
+        if other.count:
+            return False
+        return not self.waiters or other.waiters[0].queued_at < self.waiters[0].queued_at
 
     def forget(self, session: "Session") -> None:
         """A session that waits does so no more."""
         if session in self.waiters:
             self.waiters.remove(session)
+
+    # Growing.
+
+    def want(self) -> None:
+        """Begin the connections that waiters need, within the limits."""
+        if self._wanting:  # what is closed for this pool's sake offers it the place
+            return
+        self._wanting = True
+        try:
+            while self.lacks():
+                full = [group for group in (self.database, self.user) if group.is_full(self)]
+                if not full:
+                    self._begin()
+                elif not self._make_room(full):
+                    return
+        finally:
+            self._wanting = False
+        if self.starved:
+            self._sated()
+
+    def lacks(self) -> bool:
+        """Whether waiters need another connection, and only a shared limit could forbid it."""
+        return self.connecting - self._outdated < len(self.waiters) and self._may_begin()
+
+    def could_use(self, group: Group) -> bool:
+        """Whether a place in `group` would be of use to it."""
+        if not self.lacks():
+            return False
+        if group is self.user:
+            return not self.database.is_full(self)
+        may_claim = self.count == 0 and self.database.claimant is None
+        return may_claim or not self.user.is_full(self)
+
+    def _may_begin(self) -> bool:
+        if self.paused:
+            return False
+        attempts = self.connecting - self._outdated
+        return self.count < self._most() and self._back_off.allows(self.outside.now, attempts)
+
+    def _most(self) -> int:
+        """pool_size; reserve_pool_size more once somebody has waited for reserve_pool_timeout."""
+        settings = self.settings
+        if not (settings.reserve_pool_size and settings.reserve_pool_timeout and self.waiters):
+            return self.size
+        waited = self.outside.now - self.waiters[0].queued_at
+        if waited < settings.reserve_pool_timeout:
+            return self.size
+        return self.size + settings.reserve_pool_size
+
+    def _begin(self) -> None:
+        self.connecting += 1
+        self.database.connections += 1
+        self.user.connections += 1
+        self._begun_at = self.outside.now
+        if self.starved:
+            self._sated()
+        self.outside.connect(self)
+
+    def _make_room(self, full: list[Group]) -> bool:
+        """Close idle backends of other pools in the groups that are full; False: not possible."""
+        now = self.outside.now
+        self.starved = True
+        for group in full:
+            group.starves(self)
+        alone = len(full) == 1
+        if alone and full[0] is self.user and not self.count and self.database.claimant is None:
+            self.database.claimant = self
+        if alone and full[0].neediest(now) is not self:
+            return False
+        victims = [group.victim(self, now) for group in full]
+        if None in victims:
+            return False
+        for victim in victims:
+            assert victim is not None
+            victim.close(f"{self.name} needs its place")
+        return True
+
+    def _sated(self) -> None:
+        self.starved = False
+        self.database.sated(self)
+        self.user.sated(self)
+
+    # What becomes of connections.
+
+    def connected(self, backend: Backend, epoch: int | None = None) -> None:
+        """A connection is logged in. `epoch` is the pool's when it was begun; None: the same."""
+        if backend.closed:
+            self.connect_failed(backend.last_words or _CLOSED, epoch)
+            return
+        self.connecting -= 1
+        self.stats.backends_opened += 1
+        self.backends.add(backend)
+        if self._is_outdated(epoch):
+            backend.close("RECONNECT")
+            return
+        if self._base_of != self.epoch:
+            self._base_of = self.epoch
+            self.base = {name.lower(): value for name, value in backend.params.items()}
+            self._accepted.clear()
+            self.accept(NO_SETTINGS, backend.params)
+        self._back_off.reset()
+        self.take_back(backend)
+        self.want()
+
+    def connect_failed(self, fields: dict[str, str], epoch: int | None = None) -> None:
+        """No connection could be made: `fields` of the ERROR that says why.
+
+        While other backends live their turn may still come; otherwise waiters are told. An attempt
+        that has become outdated meanwhile says nothing.
+        """
+        outdated = self._attempt_is_over(epoch)
+        if not outdated:
+            self._back_off.failed(self.outside.now, self.settings.server_login_retry)
+        self._place_is_free()
+        attempts = self.connecting - self._outdated
+        if not (outdated or self.backends or attempts or self.paused):
+            self._refuse(fields)
+
+    def dropped(self, epoch: int | None = None) -> None:
+        """A connection that nobody wants any more was not made, or closed again."""
+        self._attempt_is_over(epoch)
+        self._place_is_free()
+
+    def _attempt_is_over(self, epoch: int | None) -> bool:
+        self.connecting -= 1
+        return self._is_outdated(epoch)
+
+    def _is_outdated(self, epoch: int | None) -> bool:
+        outdated = epoch is not None and epoch != self.epoch
+        self._outdated = min(self._outdated - outdated, self.connecting)
+        return outdated
+
+    def _refuse(self, fields: dict[str, str]) -> None:
+        """Those who have waited since the last attempt was begun; the others wait for the next."""
+        refused = []
+        while self.waiters and self.waiters[0].queued_at <= self._begun_at:
+            refused.append(self.waiters.popleft())
+        for session in refused:
+            try:
+                session.refuse_backend(fields)
+            except Exception as bug:
+                self.outside.bug(session, bug)
+
+    def removed(self, backend: Backend) -> None:
+        """A backend is gone."""
+        if backend not in self.backends:
+            return  # it went before its login was known here
+        self.stats.backends_closed += 1
+        self.backends.discard(backend)
+        self._checking.discard(backend)
+        if backend in self.idle:
+            self.idle.remove(backend)
+        self._place_is_free()
+
+    def _place_is_free(self) -> None:
+        self.database.connections -= 1
+        self.user.connections -= 1
+        self.database.offer(self.outside.now)
+        self.user.offer(self.outside.now)
+        self.want()
+
+    # Changes.
+
+    def reconfigure(self, settings: PoolSettings) -> None:
+        """Other settings. If the server or the login is another, all backends are replaced."""
+        old = self.settings
+        self.settings = settings
+        self.size = settings.pool_size
+        self._retire_at = 0.0
+        if _leads_to(old) != _leads_to(settings):
+            self.reconnect()
+        self.adapt()
+
+    def adapt(self) -> None:
+        """Sizes or limits have changed, or PAUSE has begun or ended."""
+        self.watched = True
+        self._trim()
+        self.want()
+
+    def reconnect(self) -> None:
+        """Replace all backends, each as soon as nobody needs it; also those being connected."""
+        self.epoch += 1
+        self._outdated = self.connecting
+        self._back_off.reset()
+        for backend in self.backends:
+            backend.retiring = "RECONNECT"
+        for backend in list(self.idle):
+            backend.close("RECONNECT")
+        self.want()
+
+    def credentials_changed(self) -> None:
+        """Other credentials to log in with: that attempts have failed says nothing any more."""
+        self._back_off.reset()
+        self.want()
+
+    # The janitor.
+
+    def look(self, now: float) -> None:
+        """The janitor's look, at each tick. `now` in seconds."""
+        if self.waiters or self.starved:
+            self.want()
+        if now >= self._upkeep_at:
+            self._upkeep_at = now + _UPKEEP_EVERY
+            self._keep_up(now)
+
+    def _keep_up(self, now: float) -> None:
+        self._trim()
+        if self.paused:
+            return
+        self._close_unused(now)
+        self._retire_oldest(now)
+        self._check_idle(now)
+        settings = self.settings
+        while self.count < settings.min_pool_size and self._may_begin():
+            if self.database.is_full() or self.user.is_full():
+                break
+            self._begin()
+        self.watched = self._is_watched()
+
+    def _is_watched(self) -> bool:
+        starving = self.database.starving or self.user.starving
+        return bool(starving or self._checking or self._surplus())
+
+    def _trim(self) -> None:
+        while self.idle:
+            why = self._surplus()
+            if not why:
+                break
+            self.idle[0].close(why)
+
+    def _close_unused(self, now: float) -> None:
+        settings = self.settings
+        limit = settings.server_idle_timeout
+        while limit and self.idle and len(self.backends) > settings.min_pool_size:
+            if now - self.idle[0].idle_since < limit:
+                break
+            self.idle[0].close("server_idle_timeout")
+
+    def _retire_oldest(self, now: float) -> None:
+        """At most one per server_lifetime / pool_size, as PgBouncer: those that were connected
+        together are not replaced together.
+        """
+        lifetime = self.settings.server_lifetime
+        if not lifetime or now < self._retire_at:
+            return
+        old = [backend for backend in self.backends if not backend.retiring]
+        oldest = min(old, key=_opened_at, default=None)
+        if oldest is None or now - oldest.opened_at < lifetime:
+            self._retire_at = lifetime + (now if oldest is None else oldest.opened_at)
+            return
+        self._retire_at = now + lifetime / self.size
+        oldest.retiring = "server_lifetime"
+        if oldest in self.idle:
+            oldest.close("server_lifetime")
+
+    def _check_idle(self, now: float) -> None:
+        """An empty query for each backend that has been idle for another server_check_delay."""
+        delay = self.settings.server_check_delay
+        last = self._checked_at
+        self._checked_at = now
+        if not delay or not self.idle or now - self.idle[0].idle_since < delay:
+            return
+        for backend in list(self.idle):
+            since = backend.idle_since
+            if (now - since) // delay > max(last - since, 0.0) // delay:
+                self._check(backend, now)
+
+    def _check(self, backend: Backend, now: float) -> None:
+        self.idle.remove(backend)
+        self._checking.add(backend)
+        self.watched = True
+        backend.settling = True
+        backend.deadline = now + self.outside.rollback_timeout
+        backend.port.write(backend.ours(b"", "check"))
+
+    # What is remembered of logins.
 
     def shared(self, params: dict[str, str]) -> dict[str, str]:
         """The one object for these parameters, so that comparing them is comparing addresses."""
@@ -150,7 +508,24 @@ class Pool:
         if len(self._accepted) > _ACCEPTED_LIMIT:
             self._accepted.popitem(last=False)
 
-    @property
-    def unused(self) -> bool:
-        """Whether nothing is lost if the pool is forgotten."""
-        return not (self.sessions or self.backends or self.connecting)
+
+def _idle_since(backend: Backend) -> float:
+    return backend.idle_since
+
+
+def _opened_at(backend: Backend) -> float:
+    return backend.opened_at
+
+
+def _leads_to(settings: PoolSettings) -> tuple[object, ...]:
+    """Where its connections lead, and who logs in there."""
+    return (
+        settings.hosts,
+        settings.port,
+        settings.dbname,
+        settings.server_user,
+        settings.password,
+        settings.parameters,
+        settings.tls,
+        settings.connect_query,
+    )

@@ -3,15 +3,38 @@
 The sockets in net/ and backends/ have these methods; tests have objects that write things down.
 """
 
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from txproxy.core.pool import Pool
     from txproxy.core.session import Session
 
 
+next_id: Final = count(1).__next__
+"""A number for a session or a backend, never given twice."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Both ends of a connection, for people. A unix socket's `addr` is "unix", its `port` the one in
+    the socket's name. `tls` is "" or version/cipher.
+    """
+
+    addr: str = ""
+    port: int = 0
+    local_addr: str = ""
+    local_port: int = 0
+    tls: str = ""
+
+
 class ClientPort(Protocol):
     """A client's socket."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the client is."""
 
     def write(self, data: bytes) -> None:
         """Send, in order, now or as soon as the socket takes it."""
@@ -28,6 +51,19 @@ class ClientPort(Protocol):
 
 class BackendPort(Protocol):
     """A server connection."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the server is."""
+
+    @property
+    def pid(self) -> int:
+        """The server process's number, from BackendKeyData; behind a pooler it is not the server's."""
+
+    def is_stale(self) -> bool:
+        """Whether the server has closed it, or said something that was not asked for: a look at the
+        socket, without waiting.
+        """
 
     def write(self, data: bytes) -> None:
         """Send, in order, now or as soon as the socket takes it."""
@@ -47,14 +83,25 @@ class PoolPort(Protocol):
 
     now: float
     """Seconds on a clock that stands still while the proxy is stalled; the janitor moves it."""
-    cancel_timeout: float
-    """Seconds that a backend whose client has left may take to come to an end."""
-    rollback_timeout: float
-    """Seconds that our ROLLBACK or DISCARD ALL may take."""
-    cancel_on_disconnect: bool
-    """Whether the statement of a client that has left is cancelled."""
-    log_statement_literals: bool
-    """Whether literals stay in statements in the log."""
+
+    @property
+    def cancel_timeout(self) -> float:
+        """Seconds that a backend whose client has left may take to come to an end."""
+
+    @property
+    def rollback_timeout(self) -> float:
+        """Seconds that our ROLLBACK or DISCARD ALL may take."""
+
+    @property
+    def cancel_on_disconnect(self) -> bool:
+        """Whether the statement of a client that has left is cancelled."""
+
+    @property
+    def log_statement_literals(self) -> bool:
+        """Whether literals stay in statements in the log."""
+
+    def clock(self) -> float:
+        """Exact seconds, for what happens seldom: `now` goes by the janitor's ticks."""
 
     def connect(self, pool: "Pool") -> None:
         """Begin a connection; `Pool.connected()` or `Pool.connect_failed()` is called later."""

@@ -8,6 +8,7 @@ it: then its head decides, and a statement of it cannot be judged.
 
 from typing import TYPE_CHECKING, Final
 
+from txproxy.core import begin
 from txproxy.core.settings import FOLLOWED
 from txproxy.core.transaction import BEGUN, FAILED, NONE
 from txproxy.wire import encode, sql
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 FORWARD: Final = 0
 DROP: Final = 1  # not sent on: dropped, or answered here
 REPLACE: Final = 2  # `session.replacement` is sent in its place
-HOLD: Final = 3  # not now
-STOP: Final = 4  # the session ends: Terminate, or `session.problem`
+SKIP: Final = 3  # answered here, with all that follows it up to `session.skip_to`
+HOLD: Final = 4  # not now
+STOP: Final = 5  # the session ends: Terminate, or `session.problem`
 
 _SILENT: Final = frozenset((FLUSH, COPY_DATA, COPY_DONE, COPY_FAIL))
 _OURS: Final = frozenset((sql.OURS_SET, sql.OURS_SHOW))
@@ -48,6 +50,7 @@ _NOT_PARSED: Final = encode.describe_statement(b"(unnamed: not parsed in this un
 _JUDGED_LENGTH: Final = 2048  # bytes of a text whose judgement is remembered
 _JUDGED_LIMIT: Final = 1000  # texts
 _judged: dict[bytes, sql.Judgement] = {}
+_B, _S, _T = b"bst"  # the first letters of BEGIN and START
 _LINE: Final = 256  # bytes kept of a statement, for the log
 
 
@@ -81,8 +84,8 @@ def answer(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
     said = session.answers.answer(kind, body)
     if said:
         session.client.write(said)
-    if session.answers.state == BEGUN:
-        session.begin_owed = True
+    if session.answers.state == BEGUN:  # AND CHAIN
+        session.begin = b"BEGIN"
         session.begun_at = session.pool.outside.now
     return DROP
 
@@ -107,8 +110,13 @@ def _ended_and_on(session: "Session", data: bytes, i: int, end: int, rest: int) 
 def _query(session: "Session", data: bytes, i: int, end: int) -> int:
     text = data[i + 5 : end - 1]
     judged = sql.judge(text, session.strings_conform) if end <= len(data) else _TOO_LONG
-    if judged is not _STATELESS and judged.kind in _OURS and not _in_unit(session):
-        return _our_setting(session, QUERY, data, i, end)
+    if judged is not _STATELESS:
+        if judged.kind in _OURS and not _in_unit(session):
+            return _our_setting(session, QUERY, data, i, end)
+        if (session.begin or judged.kind == sql.BEGIN) and begin.answers_query(
+            session, judged, text
+        ):
+            return DROP
     if not session.has_backend():
         return HOLD
     backend = session.backend
@@ -204,6 +212,8 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
         verdict = _parse_ours(session, data, i, end)
         if verdict != FORWARD:
             return verdict
+    if kind == PARSE and answers.state <= BEGUN and _begin_unit(session, data, i):
+        return SKIP
     if not session.has_backend():
         return HOLD
     backend = session.backend
@@ -226,12 +236,26 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
         _parse(session, data, i, end, exchange)
     elif kind == EXECUTE:
         session.stats.queries += 1
+    elif kind == BIND:
+        session.stats.binds += 1
     elif kind == SYNC:
         session.unnamed = False
         session.parsed = b""
     elif kind not in (BIND, DESCRIBE, CLOSE) and not session.pin:
         session.pin_for("FunctionCall")
     return FORWARD
+
+
+def _begin_unit(session: "Session", data: bytes, i: int) -> bool:
+    """Whether the unit that begins here begins or ends a deferred transaction, and was answered."""
+    if data[i + 5] or (session.backend is not None and session.backend.fifo.exchanges):
+        return False
+    letter = data[i + 6] | 0x20
+    if not session.begin and letter != _B and (letter != _S or data[i + 7] | 0x20 != _T):
+        return False
+    text = data[i + 6 : data.find(b"\0", i + 6)]
+    session.skip_to = begin.answers_unit(session, _judge_parsed(session, text), data, i, text)
+    return session.skip_to > 0
 
 
 def _goes_on(session: "Session", kind: int) -> bool:
@@ -250,6 +274,8 @@ def _goes_on(session: "Session", kind: int) -> bool:
         unit.executes = True
         if kind == EXECUTE:
             session.stats.queries += 1
+        else:
+            session.stats.binds += 1
     return True
 
 
@@ -297,6 +323,9 @@ def _parse(session: "Session", data: bytes, i: int, end: int, exchange: "Exchang
     name_end = data.find(b"\0", i + 5, end)
     text_end = data.find(b"\0", name_end + 1, end)
     whole = end <= len(data) and name_end >= 0 and text_end >= 0
+    stats = session.stats
+    stats.client_parses += 1
+    stats.server_parses += 1
     text = data[name_end + 1 : text_end] if whole else b""
     judged = _judge_parsed(session, text) if whole else _TOO_LONG
     if judged is not _STATELESS and exchange is not None:

@@ -10,11 +10,12 @@ that we cannot carry elsewhere (`pin`), to its end.
 
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import endings, requests, transaction
+from txproxy.config import SessionSettings
+from txproxy.core import begin, endings, requests, transaction
 from txproxy.core.answers import Answers, Ours
 from txproxy.core.backend import RESTORING
-from txproxy.core.ports import ClientPort
-from txproxy.core.requests import FORWARD, HOLD, REPLACE, STOP
+from txproxy.core.ports import ClientPort, next_id
+from txproxy.core.requests import FORWARD, HOLD, REPLACE, SKIP, STOP
 from txproxy.core.settings import FOLLOWED, Settings, difference, judgeable, restoring
 from txproxy.core.transaction import BEGUN, NONE, OPEN
 from txproxy.wire import encode
@@ -42,6 +43,7 @@ _LIMITS: Final = client_limits()
 class Session:
     """A client that is logged in, or waits for a backend to be so.
 
+    settings  what the configuration says for it
     answers   the client's transaction (`answers.state`), the status it was last told, and what we
               answer in the server's place
     backend   the one it holds; None: none
@@ -49,6 +51,7 @@ class Session:
     pin       why it keeps its backend to its end; "" if it does not
     wanted    its settings now; `settled`: as of the last moment without a transaction
     told      the parameters that its client was last told, by the server's spelling
+    begin     the BEGIN that no backend has heard of yet: see begin.py
     """
 
     __slots__ = (
@@ -58,13 +61,15 @@ class Session:
         "address",
         "answers",
         "backend",
-        "begin_owed",
+        "begin",
         "begun_at",
         "blocked",
         "client",
         "client_full",
+        "connected_at",
         "ended",
         "flushed_at",
+        "id",
         "logging_in",
         "marked_at",
         "ours",
@@ -81,7 +86,9 @@ class Session:
         "replacement",
         "restore_due",
         "session_mode",
+        "settings",
         "settled",
+        "skip_to",
         "start",
         "statement",
         "statement_end",
@@ -93,18 +100,30 @@ class Session:
         "told",
         "transaction_expired",
         "unnamed",
+        "user",
+        "waited_from",
         "wanted",
     )
 
     def __init__(
-        self, client: ClientPort, pool: "Pool", wanted: Settings, ours: Ours, address: str
+        self,
+        client: ClientPort,
+        pool: "Pool",
+        settings: SessionSettings,
+        wanted: Settings,
+        ours: Ours,
+        address: str,
     ) -> None:
+        self.id = next_id()
         self.client = client
         self.pool = pool
+        self.settings = settings
+        self.user = settings.user
         self.outside = pool.outside
         self.stats = pool.stats
-        self.session_mode = pool.settings.pool_mode == "session"
+        self.session_mode = settings.pool_mode == "session"
         self.address = address
+        self.connected_at = 0.0  # seconds since 1970
         self.ours = ours
         self.answers = Answers(ours)
         self.backend: Backend | None = None
@@ -119,6 +138,7 @@ class Session:
         self.client_full = False  # what was written to the client has not been taken by its socket
         self.queued = False
         self.queued_at = 0.0
+        self.waited_from = 0.0  # the same by the exact clock
         self.blocked = False
         self._inbox: list[bytes] = []
         self._inbox_size = 0
@@ -127,12 +147,13 @@ class Session:
         self.stream_forward = False
         self.outgoing: list[bytes] = []  # what goes to the backend ahead of the client's bytes
         self.replacement = b""
+        self.skip_to = 0  # with the verdict SKIP: where the messages end that were answered here
         self.problem = ""
         self.prepared_copy = False  # a named statement may be a COPY
         self.unnamed = False  # the unnamed statement was parsed in the unit that is open now
         self.parsed = b""  # that Parse message
         self.reparse = b""  # a Parse to be sent again, because we ended the unit it was in
-        self.begin_owed = False  # a BEGIN goes ahead of the next unit (COMMIT AND CHAIN)
+        self.begin = b""
         self.strings_conform = True  # as the server reports at login, and later
         self.active_at = pool.outside.now  # when the client or its backend last went on
         self.begun_at = 0.0
@@ -174,6 +195,7 @@ class Session:
 
     def client_sent(self, data: bytes) -> None:
         """Bytes from the client."""
+        self.stats.received += len(data)
         if self.blocked:
             if not self.ended:
                 self._hold(data)
@@ -247,6 +269,8 @@ class Session:
                 start = min(end, n)
                 if verdict == REPLACE:
                     pieces.append(self.replacement)
+                elif verdict == SKIP:
+                    end = start = self.skip_to
                 elif verdict >= HOLD:
                     break
             if end > n:
@@ -292,7 +316,11 @@ class Session:
             return
         elif end - start < len(data):  # a compiled slice of all of it would be a copy
             data = data[start:end]
-        self.active_at = self.outside.now
+        now = self.outside.now
+        if now != self.active_at:
+            if self.answers.state == OPEN and self.answers.status != IDLE:
+                self.stats.idle_in_transaction.observe(now - self.active_at)
+            self.active_at = now
         backend.port.write(data)
 
     # Who gets a backend.
@@ -303,20 +331,25 @@ class Session:
         if backend is None:
             backend = self.pool.request(self)
             if backend is None:
-                self.queued = True
-                self.queued_at = self.pool.outside.now
+                self._queue()
                 return False
             self._attach(backend)
         elif backend.settling or (backend.cancels and not backend.fifo.exchanges):
             return False
-        if self.begin_owed:
-            self.begin_owed = False
-            self.outgoing.append(backend.ours(b"BEGIN", "BEGIN"))
+        if self.begin:
+            self.outgoing.append(begin.ahead(self, backend.fifo))
         return True
+
+    def _queue(self) -> None:
+        self.queued = True
+        self.queued_at = self.outside.now
+        self.waited_from = self.outside.clock()
 
     def lent(self, backend: "Backend") -> None:
         """The pool's turn has come to this session."""
-        self.queued = False
+        if self.queued:
+            self.queued = False
+            self.stats.waiting.observe(self.outside.clock() - self.waited_from)
         self._attach(backend)
         if self.logging_in:
             self._flush(b"", 0, 0, [])
@@ -374,7 +407,7 @@ class Session:
             return
         elif self.transaction_expired and self.answers.state == OPEN:
             self.reap("transaction_timeout")
-        elif self.answers.state == NONE and not self.pin:
+        elif self.answers.state != OPEN and not self.pin:
             self._release(backend)
         if self.blocked and not self.queued and not self.logging_in and self._may_go_on():
             self.resume()
@@ -406,6 +439,9 @@ class Session:
                 self.begun_at = self.active_at
             answers.state = transaction.after(answers.state, transaction.READY_OPEN)
             return
+        self.stats.xacts += 1
+        if answers.state == OPEN:
+            self.stats.transactions.observe(self.active_at - self.begun_at)
         answers.state = transaction.after(answers.state, transaction.READY_IDLE)
         self.settled = self.wanted
         self.transaction_expired = False
@@ -413,6 +449,13 @@ class Session:
         exchanges = backend.fifo.exchanges if backend is not None else None
         if exchanges and any(exchange.begins for exchange in exchanges):
             answers.state = BEGUN
+
+    def begin_failed(self) -> None:
+        """ReadyForQuery came for a unit whose deferred BEGIN the server refused."""
+        answers = self.answers
+        answers.state = transaction.after(BEGUN, transaction.LOSE)
+        answers.status = IN_FAILED
+        self.active_at = self.outside.now
 
     def follow(self, name: str, value: str) -> None:
         """The server reported a setting while this session's unit ran."""
@@ -443,6 +486,15 @@ class Session:
         self.wanted = self.settled
         self.strings_conform = told.get("standard_conforming_strings", "on") != "off"
 
+    def reconfigure(self, settings: SessionSettings) -> None:
+        """The configuration says otherwise now. The pool mode stays what it was at login."""
+        self.settings = settings
+        self.ours.reconfigure(
+            settings.idle_transaction_timeout,
+            settings.idle_transaction_timeout_max,
+            settings.idle_transaction_action,
+        )
+
     # Beginning and end: see endings.py.
 
     def login(self) -> None:
@@ -457,8 +509,7 @@ class Session:
             return
         backend = self.pool.request(self)
         if backend is None:
-            self.queued = True
-            self.queued_at = self.pool.outside.now
+            self._queue()
         else:
             self.lent(backend)
 

@@ -4,7 +4,8 @@ A client's transaction and a backend's are two things. The client may be in one 
 carries any more, because it was rolled back while the client slept; this is the client's side.
 
 NONE    no transaction
-BEGUN   a unit that begins a transaction is on its way, or waits for a backend
+BEGUN   BEGIN was answered here and no backend has heard of it, or a unit that begins a transaction
+        is on its way, or waits for a backend
 OPEN    a backend carries it: its last ReadyForQuery said T or E
 REAPED  rolled back while the client slept; the client has not been told
 FAILED  the client has been told; its commands are refused until it ends the transaction
@@ -36,7 +37,7 @@ EVENTS: Final = {
     "READY_IDLE": "the server's ReadyForQuery says I",
     "READY_OPEN": "the server's ReadyForQuery says T or E",
     "REAP": "we roll the transaction back while its client sleeps",
-    "LOSE": "no backend in time, a cancel in the queue, or the backend is lost",
+    "LOSE": "no backend in time, a cancel in the queue, the backend is lost, or refuses the BEGIN",
     "TELL": "the client is told: an ERROR in place of an answer",
     "END": "the client ends it: ROLLBACK, or a COMMIT that gets its ERROR",
     "CHAIN": "the client ends it with AND CHAIN",
@@ -51,6 +52,8 @@ TABLE: Final = {
     ("BEGUN", "READY_IDLE"): "NONE",
     ("BEGUN", "READY_OPEN"): "OPEN",
     ("BEGUN", "LOSE"): "FAILED",
+    ("BEGUN", "END"): "NONE",
+    ("BEGUN", "CHAIN"): "BEGUN",
     ("OPEN", "BEGIN"): "OPEN",
     ("OPEN", "READY_IDLE"): "NONE",
     ("OPEN", "READY_OPEN"): "OPEN",

@@ -1,19 +1,19 @@
-"""A client's socket: start-up, then bytes to its session."""
+"""A client's socket: bytes to its login, then to its session."""
 
 import asyncio
 import socket
-import sys
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core.answers import Ours, Refusal
-from txproxy.core.handshake import Request, read_request, read_startup
+from txproxy.backends import reach
+from txproxy.core.handshake import WrongPasswordError
+from txproxy.core.ports import Endpoint
 from txproxy.core.session import Session
-from txproxy.core.settings import share
-from txproxy.errors import NoSuchDatabaseError, TxproxyError
+from txproxy.errors import LoginError, TxproxyError
+from txproxy.net.login import Login
 from txproxy.wire import encode
 from txproxy.wire.codes import IDLE
-from txproxy.wire.messages import Startup
 
 if TYPE_CHECKING:
     from txproxy.net.server import Server
@@ -22,30 +22,41 @@ _LINGER: Final = 5.0  # seconds that a client has to read our last words
 
 
 class Client(asyncio.Protocol):
-    """The socket of one client. Before `session` is set it has not said who it is."""
+    """The socket of one client. Before `session` is set it has not said who it is.
+
+    transport   what is spoken on: with TLS the one inside
+    address     for the log
+    """
 
     __slots__ = (
-        "_buffer",
-        "_encryption_asked",
+        "_admitted",
+        "_has_long_key",
+        "_login",
         "_paused",
         "_pid",
         "_server",
-        "_transport",
+        "address",
         "began",
-        "request",
+        "is_tls",
+        "is_unix",
         "session",
+        "transport",
         "write",
     )
 
+    transport: asyncio.Transport
+
     def __init__(self, server: "Server") -> None:
         self._server = server
-        self._buffer = b""
-        self._encryption_asked = 0
+        self._login: Login | None = Login(self, server)
+        self._has_long_key = False
         self._paused = False
+        self._admitted = False
         self._pid = 0
-        self._transport: asyncio.Transport | None = None
+        self.address = ""
         self.began = server.now
-        self.request: Request | None = None
+        self.is_tls = False
+        self.is_unix = False
         self.session: Session | None = None
         self.write: Callable[[bytes], None] = _drop
 
@@ -53,9 +64,16 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
-        self._transport = transport  # type: ignore[assignment]  # uvloop's is no asyncio.Transport
-        self.write = transport.write  # type: ignore[attr-defined]
+        self.transport = transport  # type: ignore[assignment]  # uvloop's is no asyncio.Transport
+        self.write = self.transport.write
         self._server.clients.add(self)
+        peer = transport.get_extra_info("peername")
+        self.is_unix = not isinstance(peer, tuple)
+        if self.is_unix:
+            self.address = f"unix pid={_peer(transport)[0]}"
+        else:
+            self.address = f"{peer[0]}:{peer[1]}"
+            reach.keep_alive(transport, self._server.config.tcp)
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
@@ -63,23 +81,26 @@ class Client(asyncio.Protocol):
         try:
             if session is not None:
                 session.client_sent(data)
-            else:
-                self._start_up(data)
+            elif self._login is not None:
+                self._login.received(data)
         except Exception as bug:
-            if session is None:
-                self._server.log_bug("login", bug)
-                self.close()
-            else:
-                self._server.bug(session, bug)
+            self.failed(bug)
 
     def eof_received(self) -> bool:
         """The client has closed its side: close ours."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """The client is gone; why makes no difference."""
+        """The client is gone; why makes no difference. May come twice: see `failed_tls`."""
+        if self not in self._server.clients:
+            return
         self.write = _drop
         self._server.forget(self, self._pid)
+        if self._login is not None:
+            self._login.stop()
+            self._login = None
+        if self._admitted and self._server.config.log_disconnections:
+            self._server.event("client disconnected", self._who())
         if self.session is not None:
             try:
                 self.session.gone(cancel=True)
@@ -96,93 +117,80 @@ class Client(asyncio.Protocol):
         if self.session is not None:
             self.session.client_is_full(False)
 
-    # Start-up.
+    # What its login calls.
 
-    def _start_up(self, data: bytes) -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
-        self._buffer += data
-        try:
-            read = read_startup(self._buffer)
-            if read is None:
-                return
-            startup, length = read
-            rest = self._buffer[length:]
-            self._buffer = b""
-            if startup.is_tls_request:
-                self._refuse_encryption(rest)
-            elif startup.is_cancel:
-                self._server.cancel(*startup.cancel_key())
-                self.close()
-            else:
-                self._ask(startup, rest)
-        except TxproxyError as error:
-            self.refuse(error)
+    def peer_uid(self) -> int | None:
+        """The operating-system user at the other end of a unix socket; None where nobody says."""
+        return _peer(self.transport)[1] if self.is_unix else None
 
-    def _refuse_encryption(self, rest: bytes) -> None:
-        # Bytes that came with the request were sent before the client knew the answer: somebody
-        # may have put them there (CVE-2021-23214).
-        self._encryption_asked += 1
-        if rest or self._encryption_asked > 2:
+    def secured(self, inside: asyncio.Transport) -> None:
+        """TLS is established."""
+        if self.write is not _drop:
+            self.write = inside.write
+        self.transport = inside
+        self.is_tls = True
+
+    def failed_tls(self, error: TxproxyError) -> None:
+        """The handshake failed: the connection is closed, and the loop need not have told us."""
+        if self in self._server.clients:
+            self._server.log_refusal(self.address, error)
             self.close()
-        else:
-            self.write(b"N")
+            self.connection_lost(None)
 
-    def _ask(self, startup: Startup, rest: bytes) -> None:
-        server = self._server
-        request = read_request(startup)
-        server.check_room()
-        pool = server.pool(request.database, request.user)
-        if pool is None:
-            raise NoSuchDatabaseError(f'database "{request.database}" does not exist')
-        settings = pool.settings
-        ours = Ours(
-            settings.idle_transaction_timeout,
-            settings.idle_transaction_timeout_max,
-            settings.idle_transaction_action,
-        )
-        try:
-            for name, value in request.ours.items():
-                ours.change(name, value)
-        except Refusal as refusal:
-            self.write(encode.as_fatal(refusal.args[0]))
-            self.close()
-            return
-        self.request = request
-        session = Session(self, pool, share(request.wanted), ours, self._address())
+    def begin(self, session: Session, rest: bytes, *, has_long_key: bool) -> None:
+        """The login is done; `rest` has come behind it."""
         self.session = session
-        if request.minor > 0 or request.unknown_options:
-            self.write(encode.negotiate_version(0, request.unknown_options))
+        self._login = None
+        self._has_long_key = has_long_key
+        self._server.admitted(session)
         session.login()
         if rest:
             session.client_sent(rest)
 
-    def _address(self) -> str:
-        assert self._transport is not None
-        peer = self._transport.get_extra_info("peername")
-        if isinstance(peer, tuple):
-            return f"{peer[0]}:{peer[1]}"
-        return f"unix pid={_peer_pid(self._transport.get_extra_info('socket'))}"
+    def refuse(self, error: TxproxyError) -> None:
+        """Say why the client cannot come in, and close."""
+        logged = error
+        if isinstance(error, WrongPasswordError):
+            logged = LoginError(f"{error.message}: {error.reason}", sqlstate=error.sqlstate)
+        self._server.log_refusal(self.address, logged)
+        self.write(encode.error("FATAL", error.sqlstate, error.message, hint=error.hint))
+        self.close()
+
+    def failed(self, bug: Exception) -> None:
+        """Something raised that must not."""
+        if self.session is not None:
+            self._server.bug(self.session, bug)
+        else:
+            self._server.log_bug("login", bug)
+            self.close()
 
     # What the session calls.
 
     def admitted(self, params: dict[str, str]) -> None:
         """The login is complete."""
         assert self.session is not None
-        self._pid, secret = self._server.keys.issue(self.session)
+        self._pid, secret = self._server.keys.issue(self.session, self._has_long_key)
         self.write(
             encode.AUTHENTICATION_OK
             + b"".join(encode.parameter_status(name, value) for name, value in params.items())
             + encode.backend_key_data(self._pid, secret)
             + encode.ready(IDLE)
         )
-        self.request = None
+        self._admitted = True
+        if self._server.config.log_connections:
+            self._server.event("client connected", {**self._who(), "tls": self.endpoint.tls})
 
-    def refuse(self, error: TxproxyError) -> None:
-        """Say why the client cannot come in, and close."""
-        self._server.log_refusal(self._address(), error)
-        self.write(encode.error("FATAL", error.sqlstate, error.message, hint=error.hint))
-        self.close()
+    def _who(self) -> dict[str, object]:
+        assert self.session is not None
+        settings = self.session.settings
+        return {"client": self.address, "database": settings.database, "user": settings.user}
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the client is."""
+        name = self.transport.get_extra_info("sockname") if self.is_unix else ""
+        port = str(name).rpartition(".")[2]
+        return reach.endpoint(self.transport, int(port) if port.isdigit() else 0)
 
     def finish(self) -> None:
         """Send what was written, then close."""
@@ -190,17 +198,19 @@ class Client(asyncio.Protocol):
 
     def close(self) -> None:
         """Close once what was written is sent, or after a while."""
-        transport = self._transport
+        transport = self.transport
         self.write = _drop
-        if transport is not None and not transport.is_closing():
+        if self._login is not None:
+            self._login.stop()
+        if not transport.is_closing():
             transport.close()
             asyncio.get_running_loop().call_later(_LINGER, transport.abort)
 
     def update_reading(self) -> None:
         """Pause or resume reading, as the session wants it."""
-        transport = self._transport
+        transport = self.transport
         session = self.session
-        if transport is None or session is None or transport.is_closing():
+        if session is None or transport.is_closing():
             return
         wants_pause = session.wants_pause
         if wants_pause != self._paused:
@@ -215,10 +225,11 @@ def _drop(_data: bytes) -> None:
     """What is written to a client that is gone."""
 
 
-def _peer_pid(sock: socket.socket) -> int:
-    """The process at the other end of a unix socket; 0 if the system does not say."""
+def _peer(transport: asyncio.BaseTransport) -> tuple[int, int | None]:
+    """Process and user at the other end of a unix socket; (0, None) if the system does not say."""
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
-        return 0
-    credentials = sock.getsockopt(socket.SOL_SOCKET, option, 12)
-    return int.from_bytes(credentials[:4], sys.byteorder)
+        return 0, None
+    sock = transport.get_extra_info("socket")
+    pid, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, option, 12))
+    return pid, uid

@@ -1,64 +1,111 @@
-"""The proxy as a whole: listeners, pools, the janitor, shutdown."""
+"""The proxy as a whole: listeners, pools, configuration, shutdown."""
 
 import asyncio
 import math
 import os
+import shutil
 import socket
 import stat
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from txproxy.backends.postgres import connect
-from txproxy.config import Config, TcpAddress, UnixAddress
+from txproxy import config as configuration
+from txproxy.backends import console, postgres
+from txproxy.config import Config, SessionSettings, TcpAddress, UnixAddress
 from txproxy.core import endings
 from txproxy.core.backend import Backend
 from txproxy.core.cancel import CancelKeys
-from txproxy.core.handshake import ServerRefusal
+from txproxy.core.handshake import Credentials, ServerRefusal
+from txproxy.core.limits import Group
 from txproxy.core.pool import Pool
 from txproxy.core.session import Session
+from txproxy.core.stats import Stats
 from txproxy.core.transaction import OPEN
-from txproxy.errors import ConnectError, TxproxyError
+from txproxy.errors import ConfigError, ConnectError, TxproxyError
+from txproxy.net import log, tls
+from txproxy.net.admin import Admin
+from txproxy.net.auth import Authenticator
 from txproxy.net.client import Client
+from txproxy.net.janitor import TICK, Janitor
 from txproxy.net.log import LOGGER
+from txproxy.net.metrics import Metrics
 from txproxy.wire import encode
 
-TICK: Final = 0.05
-"""Seconds between two passes of the janitor."""
-
 _CANCELS_TAKE: Final = 2.0  # seconds at most, at the end
-_ALL_EVERY: Final = 1.0  # seconds between two looks at every client
-_TOTALS_EVERY: Final = 60.0  # seconds between two lines of totals, as PgBouncer's stats_period
 _BACKLOG: Final = 1024
+_KNOWN_LIMIT: Final = 1000  # users and databases whose settings and counters are kept
 _SHUTTING_DOWN: Final = encode.error(
     "FATAL", "57P01", "terminating connection due to administrator command"
+)
+_REMOVED: Final = encode.error(
+    "FATAL", "57P01", "the database was removed from the proxy's configuration"
 )
 _QUIET: Final = frozenset(("backend connected", "backend closed"))
 
 
 class Server:
-    """One proxy. `now` is the janitor's clock: seconds, standing still while the proxy is stalled,
-    so that a stall makes nobody look idle.
+    """One proxy. `now` is the janitor's clock: see janitor.py.
+
+    pools       by database, as clients name it, and user that logs in to the server
+    databases   what all pools of a database share, by its name; `users` by that user
+    orphans     pools whose database is no longer configured: their clients leave
+    forgotten   the counters of pools that are no more
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.now = 1.0
-        self.cancel_timeout = config.cancel_timeout or math.inf
-        self.rollback_timeout = config.rollback_timeout or math.inf
-        self.cancel_on_disconnect = config.cancel_on_disconnect
-        self.log_statement_literals = config.log_statement_literals
+        self.started_at = time.time()
         self.keys = CancelKeys()
         self.clients: set[Client] = set()
         self.pools: dict[tuple[str, str], Pool] = {}
+        self.databases: dict[str, Group] = {}
+        self.users: dict[str, Group] = {}
+        self.forgotten: dict[tuple[str, str], Stats] = {}
         self.draining = False
-        self._look_at_all_at = 0.0
-        self._totals_at = _TOTALS_EVERY
-        self._told: dict[str, dict[str, int]] = {}
+        self.stopping = asyncio.Event()
+        self.stop_mode = ""
+        self.tls = tls.client_context(config.client_tls)
+        self.authenticator = Authenticator(self)
+        self.admin = Admin(self)
+        self.janitor = Janitor(self)
+        self.metrics = Metrics(self)
+        self._settings: dict[tuple[str, str], SessionSettings] = {}
+        self.orphans: set[Pool] = set()
+        self._told: dict[str, dict[str, float]] = {}
         self._listeners: list[asyncio.Server] = []
         self._sockets: list[UnixAddress] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._janitor: asyncio.Task[None] | None = None
+
+    # What core/ asks (PoolPort).
+
+    @property
+    def cancel_timeout(self) -> float:
+        return self.config.cancel_timeout or math.inf
+
+    @property
+    def rollback_timeout(self) -> float:
+        return self.config.rollback_timeout or math.inf
+
+    @property
+    def cancel_on_disconnect(self) -> bool:
+        return self.config.cancel_on_disconnect
+
+    @property
+    def log_statement_literals(self) -> bool:
+        return self.config.log_statement_literals
+
+    def clock(self) -> float:
+        """Exact seconds."""
+        return time.monotonic()
+
+    @property
+    def passed_at(self) -> float:
+        """When the janitor last passed, by the exact clock."""
+        return self.janitor.passed_at
 
     # Life.
 
@@ -66,7 +113,13 @@ class Server:
         """Listen. Raises ConnectError if an address is not to be had."""
         for address in self.config.listen:
             await self._listen(address)
-        self._janitor = asyncio.get_running_loop().create_task(self._clean_up())
+        try:
+            await self.metrics.start(self.config.metrics)
+        except ConnectError:
+            await self.close()
+            raise
+        self._janitor = asyncio.get_running_loop().create_task(self.janitor.run())
+        self._fill_pools()
 
     async def _listen(self, address: TcpAddress | UnixAddress) -> None:
         loop = asyncio.get_running_loop()
@@ -82,11 +135,13 @@ class Server:
                 finally:
                     os.umask(mask)
                 self._sockets.append(address)
+                if self.config.unix_socket_group:
+                    shutil.chown(address.path, group=self.config.unix_socket_group)
             else:
                 listener = await loop.create_server(
                     lambda: Client(self), address.host, address.port, backlog=_BACKLOG
                 )
-        except OSError as error:
+        except (OSError, LookupError) as error:
             await self.close()
             raise ConnectError(f"cannot listen on {address}: {_reason(error)}") from error
         self._listeners.append(listener)
@@ -97,6 +152,21 @@ class Server:
         names = [sock.getsockname() for server in self._listeners for sock in server.sockets]
         return [name if isinstance(name, str) else f"{name[0]}:{name[1]}" for name in names]
 
+    def _fill_pools(self) -> None:
+        """Make the pools whose user is known before a client comes, for min_pool_size."""
+        for database in self.config.databases.values():
+            if database.name != configuration.ANY_DATABASE and database.user:
+                settings = self.config.pool_settings(database.name, database.user)
+                if settings is not None and settings.min_pool_size:
+                    self._pool(database.name, database.user)
+
+    def stop(self, mode: str) -> None:
+        """Ask for the end: "now", once "servers" have no transaction left, or once "clients" have
+        left.
+        """
+        self.stop_mode = mode
+        self.stopping.set()
+
     def stop_listening(self) -> None:
         """Take no new clients."""
         for listener in self._listeners:
@@ -106,31 +176,27 @@ class Server:
             Path(address.path).unlink(missing_ok=True)
         self._sockets = []
 
-    async def drain(self, timeout: float) -> None:
-        """Take no new clients, close those in no transaction, wait for the others.
+    async def drain(self, timeout: float, *, wait_for_clients: bool = False) -> None:
+        """Take no new clients, close those in no transaction, wait for the others; with
+        `wait_for_clients` for all of them to leave by themselves.
 
         `timeout` in seconds; 0: as long as it takes.
         """
         self.draining = True
         self.stop_listening()
-        deadline = asyncio.get_running_loop().time() + (timeout or math.inf)
-        while self.clients and asyncio.get_running_loop().time() < deadline:
+        deadline = self.clock() + (timeout or math.inf)
+        while self.clients and self.clock() < deadline:
             for client in list(self.clients):
-                self._drain(client)
+                if client.session is None:
+                    client.close()
+                elif not wait_for_clients:
+                    _close_if_free(client.session, _SHUTTING_DOWN)
             await asyncio.sleep(TICK)
-
-    def _drain(self, client: Client) -> None:
-        session = client.session
-        if session is None:
-            client.close()
-        elif not session.ended and not session.queued and session.state != OPEN:
-            backend = session.backend
-            if backend is None or not backend.fifo.exchanges:
-                session.fatal(_SHUTTING_DOWN)
 
     async def close(self) -> None:
         """End at once: clients get FATAL 57P01, backends a Terminate."""
         self.stop_listening()
+        self.metrics.close()
         if self._janitor is not None:
             self._janitor.cancel()
         for client in list(self.clients):
@@ -139,6 +205,7 @@ class Server:
             client.close()
         for task in list(self._tasks):
             task.cancel()
+        await self.authenticator.close()
         await self._cancels_are_sent()
         for backend in self._backends():
             backend.close("shutdown")
@@ -149,14 +216,89 @@ class Server:
         """Wait for the CancelRequests that are on their way: without them the server would go on
         with statements that nobody waits for.
         """
-        deadline = asyncio.get_running_loop().time() + _CANCELS_TAKE
+        deadline = self.clock() + _CANCELS_TAKE
         while any(backend.cancels for backend in self._backends()):
-            if asyncio.get_running_loop().time() > deadline:
+            if self.clock() > deadline:
                 return
             await asyncio.sleep(TICK)
 
     def _backends(self) -> list[Backend]:
-        return [backend for pool in self.pools.values() for backend in pool.backends]
+        pools = [*self.pools.values(), *self.orphans]
+        return [backend for pool in pools for backend in pool.backends]
+
+    # Configuration.
+
+    def reload_file(self) -> None:
+        """Read the configuration's file again. Raises ConfigError, and then nothing has changed."""
+        old = self.config
+        try:
+            new = configuration.load(old.path)
+            self.apply(old.reloaded(new))
+        except ConfigError as error:
+            LOGGER.error("not reloaded", extra={"fields": {"why": str(error)}})
+            raise
+        left = old.needs_restart(new)
+        if left:
+            LOGGER.warning("needs a restart", extra={"fields": {"settings": ", ".join(left)}})
+        log.set_up(self.config.log_format, self.config.log_level)
+        LOGGER.info("reloaded", extra={"fields": {"config": self.config.path}})
+
+    def apply(self, config: Config) -> None:
+        """From now on this configuration. Raises ConfigError, and then nothing has changed."""
+        self.tls = tls.client_context(config.client_tls)
+        self.config = config
+        self._settings.clear()
+        for name, group in self.databases.items():
+            self._limit_database(group, name)
+        for name, group in self.users.items():
+            self._limit_user(group, name)
+        for pool in list(self.pools.values()):
+            self._reconfigure(pool)
+        self.authenticator.reload(config)
+        self._fill_pools()
+
+    def _reconfigure(self, pool: Pool) -> None:
+        database = pool.settings.database
+        if console.is_console(database):
+            return
+        settings = self.config.pool_settings(database, pool.settings.server_user)
+        if settings is None or settings.server_user != pool.settings.server_user:
+            self.pools.pop((database, pool.settings.server_user), None)
+            self.orphans.add(pool)
+            return
+        if settings.password != pool.settings.password:
+            self._set_credentials(pool, settings)
+        pool.reconfigure(settings)
+        for session in pool.sessions:
+            said = self.session_settings(database, session.user)
+            if said is not None:
+                session.reconfigure(said)
+
+    def close_orphans(self) -> None:
+        """Clients of databases that are no longer configured, as their transactions end."""
+        for pool in list(self.orphans):
+            for session in list(pool.sessions):
+                _close_if_free(session, _REMOVED)
+            if not pool.sessions:
+                for backend in list(pool.backends):
+                    backend.close("its database is no longer configured")
+                self.orphans.discard(pool)
+                self._remember(pool)
+
+    def session_settings(self, database: str, user: str) -> SessionSettings | None:
+        """What the configuration says for such a client: one object for all that are alike."""
+        known = self._settings.get((database, user))
+        if known is None:
+            if console.is_console(database):
+                known = console.session_settings(database, user)
+            else:
+                known = self.config.session_settings(database, user)
+            if known is None:
+                return None
+            if len(self._settings) >= _KNOWN_LIMIT:
+                self._settings.clear()
+            self._settings[(database, user)] = known
+        return known
 
     # Clients.
 
@@ -165,33 +307,99 @@ class Server:
         if self.draining:
             raise TxproxyError("the proxy is shutting down", sqlstate="57P03")
         if len(self.clients) > self.config.max_client_conn:
-            raise TxproxyError(
-                "sorry, too many clients already",
-                hint="max_client_conn is the limit, in the proxy's configuration.",
-                sqlstate="53300",
-            )
+            raise _too_many("max_client_conn")
+
+    def is_console(self, database: str) -> bool:
+        """Whether this is the name of the admin console."""
+        return console.is_console(database)
 
     def pool(self, database: str, user: str) -> Pool | None:
-        """The pool for this database and user; None if no such database is configured."""
-        pool = self.pools.get((database, user))
+        """The pool for a client of this database and user; None if no such database is configured.
+
+        Raises TxproxyError if the database is disabled, or has too many clients.
+        """
+        pool = self._pool(database, user)
         if pool is None:
-            settings = self.config.pool_settings(database, user)
-            if settings is None:
-                return None
-            pool = Pool(settings, self)
-            self.pools[(database, user)] = pool
+            return None
+        group = pool.database
+        if group.disabled:
+            raise TxproxyError(
+                f'database "{database}" is not currently accepting connections', sqlstate="55000"
+            )
+        if 0 < group.client_limit <= group.clients:
+            raise _too_many("max_db_client_connections")
+        own = self._user(user)
+        if 0 < own.client_limit <= own.clients:
+            raise _too_many("max_user_client_connections")
         return pool
+
+    def _pool(self, database: str, user: str) -> Pool | None:
+        if console.is_console(database):
+            return self._console_pool(database)
+        settings = self.config.pool_settings(database, user)
+        if settings is None:
+            return None
+        key = (database, settings.server_user)
+        pool = self.pools.get(key)
+        if pool is None:
+            pool = Pool(settings, self, self._database(database), self._user(settings.server_user))
+            self._set_credentials(pool, settings)
+            self.pools[key] = pool
+        return pool
+
+    def _set_credentials(self, pool: Pool, settings: configuration.PoolSettings) -> None:
+        secret = settings.password
+        pool.credentials = Credentials.of(settings.server_user, secret.text if secret else None)
+        pool.credentials_changed()
+
+    def _console_pool(self, database: str) -> Pool:
+        pool = self.pools.get((database, database))
+        if pool is None:
+            settings = console.pool_settings(database)
+            pool = Pool(settings, self, self._database(database), self._user(database))
+            self.pools[(database, database)] = pool
+        return pool
+
+    def _database(self, name: str) -> Group:
+        group = self.databases.get(name)
+        if group is None:
+            group = self.databases[name] = Group(name)
+            self._limit_database(group, name)
+        return group
+
+    def _user(self, name: str) -> Group:
+        group = self.users.get(name)
+        if group is None:
+            group = self.users[name] = Group(name)
+            self._limit_user(group, name)
+        return group
+
+    def _limit_database(self, group: Group, name: str) -> None:
+        group.limit, group.client_limit = self.config.database_limits(name)
+
+    def _limit_user(self, group: Group, name: str) -> None:
+        group.limit, group.client_limit = self.config.user_limits(name)
+
+    def admitted(self, session: Session) -> None:
+        """A client has logged in: it counts."""
+        session.pool.database.clients += 1
+        self._user(session.user).clients += 1
+
+    def forget(self, client: Client, pid: int) -> None:
+        """A client's socket is closed."""
+        self.clients.discard(client)
+        self.keys.forget(pid)
+        session = client.session
+        if session is not None:
+            session.pool.database.clients -= 1
+            self._user(session.user).clients -= 1
+            self._forget_group(self.users, session.user)
 
     def cancel(self, pid: int, secret: bytes) -> None:
         """A CancelRequest came. A wrong key is answered by nothing, as the server does."""
         session = self.keys.find(pid, secret)
         if session is not None:
             endings.cancel(session)
-
-    def forget(self, client: Client, pid: int) -> None:
-        """A client's socket is closed."""
-        self.clients.discard(client)
-        self.keys.forget(pid)
 
     # Backends.
 
@@ -202,103 +410,78 @@ class Server:
         task.add_done_callback(self._tasks.discard)
 
     async def _connect(self, pool: Pool) -> None:
+        epoch = pool.epoch
         try:
-            backend = await connect(pool, self.config.server_connect_timeout, self.contain)
+            if console.is_console(pool.settings.database):
+                backend = console.connect(pool, self.admin)
+            else:
+                backend = await postgres.connect(pool, self.contain)
         except ServerRefusal as refusal:
-            self._connect_failed(pool, refusal.fields)
+            self._connect_failed(pool, refusal.fields, epoch)
         except TxproxyError as error:
             fields = {"C": error.sqlstate, "M": error.message, "H": error.hint}
-            self._connect_failed(pool, fields)
+            self._connect_failed(pool, fields, epoch)
         except Exception as bug:
             self.log_bug("connect", bug)
-            self._connect_failed(pool, {"C": "XX000", "M": "internal error of the proxy"})
+            fields = {"C": "XX000", "M": "internal error of the proxy"}
+            self._connect_failed(pool, fields, epoch)
         else:
             self.event("backend connected", {"pool": pool.name})
-            if backend.closed or (self.draining and not pool.waiters):
-                pool.connecting -= 1
+            if (self.draining or pool in self.orphans) and not pool.waiters:
+                pool.dropped(epoch)
                 backend.port.finish()
             else:
-                pool.connected(backend)
+                pool.connected(backend, epoch)
 
-    def _connect_failed(self, pool: Pool, fields: dict[str, str]) -> None:
-        LOGGER.warning(
-            "cannot connect",
-            extra={
-                "fields": {"pool": pool.name, "sqlstate": fields.get("C"), "why": fields.get("M")}
-            },
-        )
-        pool.connect_failed(fields)
+    def _connect_failed(self, pool: Pool, fields: dict[str, str], epoch: int) -> None:
+        said = {"pool": pool.name, "sqlstate": fields.get("C"), "why": fields.get("M")}
+        LOGGER.warning("cannot connect", extra={"fields": said})
+        pool.connect_failed(fields, epoch)
 
-    # The janitor.
+    def forget_pool(self, pool: Pool) -> None:
+        """A pool that nobody uses; its counters stay."""
+        key = (pool.settings.database, pool.settings.server_user)
+        if self.pools.pop(key, None) is not None:
+            self._remember(pool)
+        self._forget_group(self.databases, key[0])
+        self._forget_group(self.users, key[1])
 
-    async def _clean_up(self) -> None:
-        loop = asyncio.get_running_loop()
-        last = loop.time()
-        while True:
-            await asyncio.sleep(TICK)
-            time = loop.time()
-            # A pass that comes late moves every deadline: the clock goes on by two ticks at most.
-            self.now += min(time - last, 2 * TICK)
-            last = time
-            try:
-                self._pass()
-            except Exception as bug:
-                self.log_bug("janitor", bug)
+    def _remember(self, pool: Pool) -> None:
+        pool.leave()
+        key = (pool.settings.database, pool.settings.server_user)
+        if key not in self.forgotten and len(self.forgotten) >= _KNOWN_LIMIT:
+            key = ("*", "*")  # names that clients make up must not fill memory
+        self.forgotten.setdefault(key, Stats()).add(pool.stats)
 
-    def _pass(self) -> None:
-        now = self.now
-        for key, pool in list(self.pools.items()):
-            for backend in list(pool.backends):
-                self._look_at(backend, now)
-            self._look_at_waiters(pool, now)
-            if pool.unused:
-                del self.pools[key]
-        if now >= self._totals_at:
-            self._totals_at = now + _TOTALS_EVERY
+    def _forget_group(self, groups: dict[str, Group], name: str) -> None:
+        group = groups.get(name)
+        if group is not None and group.unused:
+            del groups[name]
+
+    # Counters.
+
+    def all_stats(self) -> Iterable[tuple[str, str, Stats]]:
+        """The counters since the start by database and user."""
+        found: dict[tuple[str, str], Stats] = {}
+        for key, stats in self.forgotten.items():
+            found.setdefault(key, Stats()).add(stats)
+        for key, pool in self.pools.items():
+            found.setdefault(key, Stats()).add(pool.stats)
+        return [(database, user, stats) for (database, user), stats in found.items()]
+
+    def stats_of(self, database: str) -> Stats:
+        """The counters of a database since the start."""
+        total = Stats()
+        for name, _, stats in self.all_stats():
+            if name == database:
+                total.add(stats)
+        return total
+
+    def period_is_over(self) -> None:
+        """Each stats_period: averages, and the log."""
+        self.admin.period(self.now)
+        if self.config.log_stats:
             self.log_totals()
-        if now >= self._look_at_all_at:
-            self._look_at_all_at = now + _ALL_EVERY
-            self._look_at_all(now)
-
-    def _look_at_all(self, now: float) -> None:
-        """What may take a second longer: clients that are silent, or never say who they are."""
-        for pool in list(self.pools.values()):
-            if pool.settings.client_idle_timeout:
-                for session in list(pool.sessions):
-                    endings.look_if_idle(session, now)
-        limit = self.config.client_login_timeout
-        for client in list(self.clients) if limit else ():
-            if client.session is None and now - client.began > limit:
-                client.close()
-
-    def _look_at(self, backend: Backend, now: float) -> None:
-        session = backend.session
-        try:
-            if now > backend.deadline:
-                backend.close("it did not get clean in time")
-            elif session is not None:
-                endings.look(session, now)
-        except Exception as bug:
-            self.contain(backend, bug)
-
-    def _look_at_waiters(self, pool: Pool, now: float) -> None:
-        limit = pool.settings.query_wait_timeout
-        waiters = pool.waiters
-        while limit and waiters and now - waiters[0].queued_at > limit:
-            session = waiters.popleft()
-            try:
-                endings.wait_is_over(session)
-            except Exception as bug:
-                self.bug(session, bug)
-        if waiters:
-            pool.want()
-
-    # The log.
-
-    def event(self, name: str, fields: Mapping[str, object]) -> None:
-        """One line."""
-        log = LOGGER.debug if name in _QUIET else LOGGER.info
-        log(name, extra={"fields": fields})
 
     def log_totals(self) -> None:
         """A line of counters, since the start, for each pool where something has happened."""
@@ -306,7 +489,17 @@ class Server:
         self._told = {pool.name: pool.stats.as_dict() for pool in self.pools.values()}
         for name, totals in self._told.items():
             if totals != told.get(name):
-                LOGGER.info("totals", extra={"fields": {"pool": name, **totals}})
+                rounded = {key: round(value, 3) for key, value in totals.items()}
+                LOGGER.info("totals", extra={"fields": {"pool": name, **rounded}})
+
+    # The log.
+
+    def event(self, name: str, fields: Mapping[str, object]) -> None:
+        """One line."""
+        if name == "reaped":
+            self.admin.remember(fields)
+        log = LOGGER.debug if name in _QUIET else LOGGER.info
+        log(name, extra={"fields": fields})
 
     def log_refusal(self, address: str, error: TxproxyError) -> None:
         """A client was not let in."""
@@ -341,6 +534,22 @@ class Server:
             backend.close("a bug")
 
 
+def _close_if_free(session: Session, error: bytes) -> None:
+    """Close a client with this FATAL, unless a backend works for it or holds its transaction."""
+    if session.ended or session.queued or session.state == OPEN:
+        return
+    if session.backend is None or not session.backend.fifo.exchanges:
+        session.fatal(error)
+
+
+def _too_many(setting: str) -> TxproxyError:
+    return TxproxyError(
+        "sorry, too many clients already",
+        hint=f"{setting} is the limit, in the proxy's configuration.",
+        sqlstate="53300",
+    )
+
+
 def _check_free(path: str) -> None:
     """Raises OSError if somebody listens on this unix socket; binding would take it from them."""
     try:
@@ -356,5 +565,6 @@ def _check_free(path: str) -> None:
     raise OSError(98, "Address already in use")
 
 
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno else str(error)
+def _reason(error: OSError | LookupError) -> str:
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else str(error)

@@ -40,6 +40,18 @@ def query(sql: bytes) -> bytes:
     return message(b"Q", sql + b"\0")
 
 
+def parse(sql: bytes) -> bytes:
+    """Parse of the unnamed statement, without parameters."""
+    return message(b"P", b"\0" + sql + b"\0\0\0")
+
+
+BIND_UNNAMED: Final = message(b"B", b"\0" * 8)
+"""Bind of the unnamed statement to the unnamed portal, without parameters."""
+
+EXECUTE_UNNAMED: Final = message(b"E", b"\0" * 5)
+"""Execute of the unnamed portal, all rows."""
+
+
 def copy_fail(reason: str) -> bytes:
     """CopyFail, with the reason that the server repeats in its error."""
     return message(b"f", _text(reason))

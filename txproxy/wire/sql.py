@@ -51,6 +51,7 @@ class Judgement:
     value: str | None = None  # what an OURS_SET sets it to; None: the default
     rest: int = 0  # where a MANY goes on behind its first statement, a plain COMMIT or ROLLBACK
     first: int = -1  # the kind of a MANY's first statement; else as `kind`
+    tag: bytes = b""  # how the server answers a BEGIN
 
     def __post_init__(self) -> None:
         if self.first < 0:
@@ -229,8 +230,12 @@ def _set_one(setting: str) -> Judgement:
 # that matches counts. Transaction control may be answered in the server's place, so nothing may
 # pass for it that is not understood to its end.
 _FORMS: Final = (
-    ("begin", _WORK + _MODES, Judgement(BEGIN, begins=True)),
-    ("start", " transaction" + _MODES, Judgement(BEGIN, begins=True)),
+    ("begin", _WORK + _MODES, Judgement(BEGIN, begins=True, tag=b"BEGIN")),
+    (
+        "start",
+        " transaction" + _MODES,
+        Judgement(BEGIN, begins=True, tag=b"START TRANSACTION"),
+    ),
     ("commit end", _WORK + "(?: and no chain)?", Judgement(COMMIT, ends=True)),
     ("commit end", _WORK + " and chain", Judgement(COMMIT_CHAIN, ends=True)),
     ("commit", f" prepared {_LITERAL_WORDS}", Judgement(COMMIT_PREPARED, ends=True)),

@@ -1,0 +1,113 @@
+"""The janitor: one pass over everything every 50 ms, in place of a timer for each client."""
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from txproxy.core import endings
+from txproxy.core.backend import Backend
+from txproxy.core.pool import Pool
+from txproxy.net.systemd import Watchdog
+
+if TYPE_CHECKING:
+    from txproxy.net.server import Server
+
+TICK: Final = 0.05
+"""Seconds between two passes."""
+
+_ALL_EVERY: Final = 1.0  # seconds between two looks at every client
+
+
+class Janitor:
+    """`server.now` is its clock: seconds, standing still while the proxy is stalled, so that a stall
+    makes nobody look idle. `passed_at` is when the last pass ended, by the exact clock.
+    """
+
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self._look_at_all_at = 0.0
+        self._period_at = server.now + server.config.stats_period
+        self._watchdog = Watchdog()
+        self.passed_at = server.clock()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        server = self._server
+        last = server.clock()
+        while True:
+            await asyncio.sleep(TICK)
+            time = server.clock()
+            # A pass that comes late moves every deadline: the clock goes on by two ticks at most.
+            elapsed = min(time - last, 2 * TICK)
+            last = time
+            server.now += elapsed
+            try:
+                self._pass(server.now, elapsed)
+            except Exception as bug:
+                server.log_bug("janitor", bug)
+            self.passed_at = server.clock()
+            self._watchdog.alive(self.passed_at)
+
+    def _pass(self, now: float, elapsed: float) -> None:
+        server = self._server
+        for pool in [*server.pools.values(), *server.orphans]:
+            self._look_at_pool(pool, now, elapsed)
+            if pool.unused:
+                server.forget_pool(pool)
+        server.close_orphans()
+        if now >= self._look_at_all_at:
+            self._look_at_all_at = now + _ALL_EVERY
+            self._look_at_all(now)
+        if now >= self._period_at:
+            self._period_at = now + server.config.stats_period
+            server.period_is_over()
+
+    def _look_at_pool(self, pool: Pool, now: float, elapsed: float) -> None:
+        leased = running = 0
+        for backend in list(pool.backends):
+            if backend.session is not None:
+                leased += 1
+                if backend.fifo.exchanges:
+                    running += 1
+            self._look_at(backend, now)
+        stats = pool.stats
+        stats.xact_time += leased * elapsed
+        stats.query_time += running * elapsed
+        stats.wait_time += len(pool.waiters) * elapsed
+        if pool.waiters:
+            self._look_at_waiters(pool, now)
+        pool.look(now)
+
+    def _look_at(self, backend: Backend, now: float) -> None:
+        session = backend.session
+        try:
+            if now > backend.deadline:
+                backend.close("it did not get clean in time")
+            elif session is not None:
+                endings.look(session, now)
+        except Exception as bug:
+            self._server.contain(backend, bug)
+
+    def _look_at_waiters(self, pool: Pool, now: float) -> None:
+        expired = [
+            session
+            for session in pool.waiters
+            if 0 < session.settings.query_wait_timeout < now - session.queued_at
+        ]
+        for session in expired:
+            pool.forget(session)
+            try:
+                endings.wait_is_over(session)
+            except Exception as bug:
+                self._server.bug(session, bug)
+
+    def _look_at_all(self, now: float) -> None:
+        """What may take a second longer: clients that are silent, or never say who they are."""
+        server = self._server
+        limit = server.config.client_login_timeout
+        for client in list(server.clients):
+            session = client.session
+            if session is None:
+                if limit and now - client.began > limit:
+                    client.close()
+            elif session.settings.client_idle_timeout:
+                endings.look_if_idle(session, now)
