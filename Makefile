@@ -8,14 +8,14 @@ BIN := $(VENV)/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check fix bench compiled clean
+.PHONY: help demo test check fix bench bench-idle bench-latency bench-memory compiled clean
 
 help:
 	@echo "make demo      see the proxy at work, in front of a PostgreSQL of its own"
 	@echo "make test      every test, on a PostgreSQL of its own (or TXPROXY_TEST_PG_BIN=/path/to/bin)"
 	@echo "make check     formatting, lint, types and import contracts"
 	@echo "make fix       what of that can be put right by machine"
-	@echo "make bench     the throughput benchmark"
+	@echo "make bench     the throughput benchmark (bench-idle, bench-latency, bench-memory: the others)"
 	@echo "make compiled  build the compiled wheel and test it, in $(COMPILED)"
 	@echo "make clean     remove what the above have made"
 
@@ -37,6 +37,15 @@ fix: $(VENV)/.dev
 
 bench: $(VENV)/.demo
 	$(BIN)/python benchmarks/throughput.py
+
+bench-idle: $(VENV)/.demo
+	$(BIN)/python benchmarks/idle_in_transaction.py
+
+bench-latency: $(VENV)/.demo
+	$(BIN)/python benchmarks/latency.py
+
+bench-memory: $(VENV)/.demo
+	$(BIN)/python benchmarks/memory.py
 
 clean:
 	rm -rf $(VENV) $(COMPILED) build txproxy.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -4,10 +4,10 @@
         [--sleepers N] [--sleep SECONDS] [--autocommit] [--json FILE]
 
 The active clients send BEGIN, SELECT 1 and COMMIT, each when the one before is answered, as
-Django's atomic() does; with --autocommit, SELECT 1 alone. The sleepers begin, read, sleep, and commit. It
-starts a PostgreSQL of its own and poolers with 10 connections in front of it, and lets the same
-clients meet each in turn, several rounds of all. Everything that is started is stopped at the end,
-also on Ctrl-C.
+Django's atomic() does; with --autocommit, SELECT 1 alone. The sleepers begin, read, sleep, and
+commit. It starts a PostgreSQL of its own and poolers with 10 connections in front of it, and lets
+the same clients meet each in turn, several rounds of all. Everything that is started is stopped at
+the end, also on Ctrl-C.
 
 txproxy is the one of the Python that runs this: with the compiled one, it measures that.
 """
@@ -24,6 +24,17 @@ from typing import Any, Final
 
 import psycopg
 from common import (
+    Results,
+    arguments_of,
+    document,
+    environment,
+    in_turn,
+    main,
+    markdown,
+    positive,
+    text,
+)
+from poolers import (
     DIRECT,
     HOST,
     PGBOUNCER,
@@ -31,19 +42,10 @@ from common import (
     USER,
     BenchmarkError,
     Pooling,
-    Results,
     Target,
-    arguments_of,
-    document,
-    environment,
-    in_turn,
     load,
-    main,
-    markdown,
-    positive,
     say,
     start_pgbouncer,
-    text,
     txproxy,
 )
 from psycopg.rows import dict_row
@@ -250,8 +252,7 @@ as what it has lasted until then: a maximum near the length of a run means "long
 commit {most} times. Their errors came over a connection that lived on; disconnects are connections
 that they lost. "server connections" were made while it ran: direct, all clients make theirs then.
 "waiting" is how many clients waited for a server connection on average, as the pooler counts them.
-Client, pooler and server share the CPUs; the clients used up to {own_cpu:.2f} of one, and rounds
-of transactions/s were up to {spread:.0%} apart."""
+Client, pooler and server share the CPUs; the clients used up to {own_cpu:.2f} of one."""
 
 
 def how_to_read(results: Results, options: argparse.Namespace) -> str:
@@ -265,7 +266,6 @@ def how_to_read(results: Results, options: argparse.Namespace) -> str:
         seconds=options.seconds,
         most=options.sleepers * options.seconds // options.sleep,
         own_cpu=max(each.own_cpu for each in samples),
-        spread=results.spread("per_second"),
     )
 
 

@@ -17,44 +17,45 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from common import (
+    Results,
+    arguments_of,
+    document,
+    environment,
+    in_turn,
+    main,
+    markdown,
+    text,
+)
+from poolers import (
     DIRECT,
     PGBOUNCER,
     BenchmarkError,
     Pooling,
-    Results,
     Target,
-    arguments_of,
     cpu_seconds,
-    document,
-    environment,
     free_port,
-    in_turn,
     load,
-    main,
-    markdown,
     process,
     say,
     script,
     start_pgbouncer,
-    text,
     txproxy,
-    txproxy_knows,
     wait_for_port,
 )
 
 from txproxy.cli.embedded import EmbeddedPostgres
 
 POOL_SIZE: Final = 4
+MAX_CLIENTS: Final = 100
 BUSY: Final = 16  # clients that keep such a pool busy
 DELAYS: Final = (0.0, 0.5, 1.0)  # milliseconds that a round trip to the server is longer
 WARM_UP: Final = 0.2  # seconds
-EAGER: Final = "txproxy, deferred_begin off"
-EAGER_LINE: Final = "deferred_begin = false"
+EAGER: Final = "deferred_begin off"  # txproxy with one setting changed
 
 
 @dataclass(frozen=True)
@@ -141,16 +142,15 @@ def start(stack: contextlib.ExitStack, delay: float, server_port: int, root: Pat
     def directory(name: str) -> Path:
         return root / f"{name}-{delay:g}"
 
-    pooling = Pooling(POOL_SIZE, max_clients=100)
+    usual = Pooling(POOL_SIZE, MAX_CLIENTS)
+    eager = Pooling(POOL_SIZE, MAX_CLIENTS, more="deferred_begin = false")
+    without = stack.enter_context(txproxy(way.port, directory("eager"), eager))
     targets = [
         Target(DIRECT, way.port),
-        *start_pgbouncer(stack, way.port, directory("bouncer"), pooling),
-        stack.enter_context(txproxy(way.port, directory("txproxy"), pooling)),
+        *start_pgbouncer(stack, way.port, directory("bouncer"), usual),
+        stack.enter_context(txproxy(way.port, directory("txproxy"), usual)),
+        replace(without, name=EAGER),
     ]
-    if txproxy_knows(EAGER_LINE, root):
-        eager = Pooling(POOL_SIZE, max_clients=100, more=EAGER_LINE)
-        target = stack.enter_context(txproxy(way.port, directory("eager"), eager))
-        targets.append(Target(EAGER, target.port, target.pid))
     return Place(way, targets)
 
 
@@ -206,11 +206,13 @@ Before them stands by how much a round trip to the server is longer: half of it 
 that stands between pooler and server, or between client and server for "direct"; with 0 ms there is
 none. Latencies are of a whole transaction, p50 / p99. "adds" is the p50 beyond the direct one: it
 can be less than nothing, where a pooler spares a round trip. Pools hold {pool} connections, which
-{busy} clients keep busy; direct, each of them has one of its own. Per connection, the third table
-says what a pool's place is worth: the sooner a transaction lets go of it, the more. Ratios are
-medians of each round's ratio, all other numbers medians of the rounds, which were up to {spread:.0%}
-apart. Client, relay, pooler and server share the CPUs: the clients used up to {own_cpu:.2f} of one,
-the relay up to {relay_cpu:.2f}."""
+{busy} clients keep busy; direct, each of them has one of its own. "{eager}" is txproxy with
+that setting. The third table says what a pool's place is worth: the sooner a transaction lets go of
+it, the more. Ratios are medians of each round's ratio, all other numbers medians of the rounds,
+whose p50 were up to {spread:.0%} apart. Client, relay, pooler and server share the CPUs: clients
+used up to {own_cpu:.2f} of one, the relay up to {relay_cpu:.2f}. The last table is what a relay did
+in fact: a SELECT takes longer by its delay and by two more processes on the way; late is how much
+later than its delay a relay has handed on what it had, in all runs."""
 
 RELAY_HEAD: Final = ("relay", "a SELECT takes longer by", "late p50", "late p99", "chunks")
 
@@ -279,6 +281,7 @@ def how_to_read(results: Results) -> str:
     return HOW_TO_READ.strip().format(
         pool=POOL_SIZE,
         busy=BUSY,
+        eager=EAGER,
         spread=results.spread("p50_ms"),
         own_cpu=max(each.own_cpu for each in samples),
         relay_cpu=max(each.relay_cpu for each in samples),

@@ -5,7 +5,7 @@ both together are what a round trip becomes longer by. Nothing waits but for its
 came after each other leave after each other, as on a long line. At SIGTERM it prints how much later
 than that they were handed on, as JSON, in microseconds.
 
-asyncio would be shorter, but epoll waits whole milliseconds: hence select, which waits microseconds.
+asyncio would be shorter, but epoll waits whole milliseconds; select waits microseconds.
 """
 
 import contextlib

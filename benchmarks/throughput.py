@@ -28,6 +28,17 @@ from pathlib import Path
 from typing import Final
 
 from common import (
+    Results,
+    arguments_of,
+    document,
+    environment,
+    in_turn,
+    main,
+    markdown,
+    positive,
+    text,
+)
+from poolers import (
     DIRECT,
     HOST,
     PATIENCE,
@@ -36,22 +47,13 @@ from common import (
     USER,
     BenchmarkError,
     Pooling,
-    Results,
     Target,
-    arguments_of,
     cpu_seconds,
-    document,
-    environment,
-    in_turn,
-    main,
-    markdown,
-    positive,
     process,
     run,
     say,
     start_pgbouncer,
     stop,
-    text,
     txproxy,
 )
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 from txproxy import config
 from txproxy.cli.demo import DJANGO
 from txproxy.cli.embedded import EmbeddedPostgres
-from txproxy.config import SETTINGS, Setting
+from txproxy.config import SETTINGS, Setting, shown_default
 from txproxy.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,25 +46,26 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def table() -> str:
-    head = "| key | in | value | default | meaning |\n|---|---|---|---|---|\n"
+    head = "| key | in | value | default | reload | meaning |\n|---|---|---|---|---|---|\n"
     return head + "".join(map(row, SETTINGS))
 
 
 def row(setting: Setting) -> str:
-    tables = {"proxy": "`[proxy]`", "databases": "`[databases.…]`", "users": "`[users.…]`"}
-    where = ", ".join(tables[name] for name in setting.tables)
-    default = "–" if setting.default is None else f"`{json.dumps(setting.default)}`"
-    return f"| `{setting.name}` | {where} | {values(setting)} | {default} | {setting.help} |\n"
+    named = {"databases": "databases.…", "users": "users.…"}
+    where = ", ".join(f"`[{named.get(name, name)}]`" for name in setting.tables)
+    default = f"`{shown_default(setting)}`" if shown_default(setting) else "–"
+    reloads = "yes" if setting.reloads else "restart"
+    cells = (f"`{setting.key}`", where, values(setting), default, reloads, setting.help)
+    return f"| {' | '.join(cells)} |\n"
 
 
 def values(setting: Setting) -> str:
     """What the setting can be, in the words of its own parser."""
-    if setting.unit == "seconds":
-        return "a duration"
     try:
-        setting.parse(object())
+        setting.kind.parse(object())
     except ValueError as error:
-        return str(error).removeprefix("must be ")
+        said = str(error).removeprefix("must be ")
+        return "a duration" if said.startswith("a duration") else said
     raise AssertionError(setting.name)
 
 

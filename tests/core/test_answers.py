@@ -4,6 +4,7 @@ import pytest
 
 from tests.core.scenario import (
     BOUND,
+    CLOSED,
     COPY_DONE,
     FLUSH,
     FUNCTION_CALL,
@@ -355,8 +356,8 @@ def test_and_chain_begins_another_with_the_next_statement(sql: str, extended: bo
     assert backend.got() == []
     client.sends(query("INSERT INTO t VALUES (1)"))
     assert len(backend.writes) == 1
-    assert backend.got() == ["P :BEGIN", "B :", "E", "Q INSERT INTO t VALUES (1)"]
-    backend.says(PARSED, BOUND, done("BEGIN"), done("INSERT 0 1"), ready("T"))
+    assert backend.got() == ["P :BEGIN", "B :", "E", "C P:", "Q INSERT INTO t VALUES (1)"]
+    backend.says(PARSED, BOUND, done("BEGIN"), CLOSED, done("INSERT 0 1"), ready("T"))
     assert client.got() == ["C INSERT 0 1", "Z T"]
     assert client.state == "OPEN"
 
@@ -372,7 +373,7 @@ def test_and_chain_begins_another_on_the_backend_that_a_pinned_client_has_kept()
     client.sends(query("SELECT 1"), query("ROLLBACK AND CHAIN"))
     assert client.got() == [TOLD, "Z E", "C ROLLBACK", "Z T"]
     client.sends(query("INSERT INTO t VALUES (1)"))
-    assert backend.got() == ["P :BEGIN", "B :", "E", "Q INSERT INTO t VALUES (1)"]
+    assert backend.got() == ["P :BEGIN", "B :", "E", "C P:", "Q INSERT INTO t VALUES (1)"]
 
 
 @pytest.mark.parametrize("ending", ["ROLLBACK;", "COMMIT ;", "end;", " ABORT WORK;;"])

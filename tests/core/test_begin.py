@@ -1,9 +1,10 @@
-"""Deferred BEGIN: what is answered here, what the server hears, and what happens when it refuses."""
+"""Deferred BEGIN: what is answered here, what the server hears, and what if it refuses."""
 
 import pytest
 
 from tests.core.scenario import (
     BOUND,
+    CLOSED,
     COLUMNS,
     PARSED,
     SYNC,
@@ -25,8 +26,8 @@ from tests.core.scenario import (
     unit,
 )
 
-BEGUN = (PARSED, BOUND, done("BEGIN"))
-AHEAD = ["P :BEGIN", "B :", "E"]
+BEGUN = (PARSED, BOUND, done("BEGIN"), CLOSED)
+AHEAD = ["P :BEGIN", "B :", "E", "C P:"]
 
 
 def scene(**settings: object) -> tuple[World, FakeClient, FakeBackend]:
@@ -57,8 +58,8 @@ def test_begin_is_answered_here(said: str, tag: str) -> None:
     assert backend.got() == []
     assert backend.is_idle()
     client.sends(query("SELECT 1"))
-    assert backend.got() == [f"P :{said}", "B :", "E", "Q SELECT 1"]
-    backend.says(PARSED, BOUND, done(tag), selected("1", "T"))
+    assert backend.got() == [f"P :{said}", "B :", "E", "C P:", "Q SELECT 1"]
+    backend.says(PARSED, BOUND, done(tag), CLOSED, selected("1", "T"))
     assert client.got() == ["T", "D 1", "C SELECT 1", "Z T"]
     assert client.state == "OPEN"
     assert world.pool.stats.begins_deferred == 1
@@ -84,7 +85,7 @@ def test_a_chain_keeps_the_options(said: str, tag: str) -> None:
     _, client, backend = scene()
     client.sends(query("BEGIN READ ONLY"), query(said), query("SELECT 1"))
     assert client.got() == ["C BEGIN", "Z T", f"C {tag}", "Z T"]
-    assert backend.got() == ["P :BEGIN READ ONLY", "B :", "E", "Q SELECT 1"]
+    assert backend.got() == ["P :BEGIN READ ONLY", "B :", "E", "C P:", "Q SELECT 1"]
 
 
 @pytest.mark.parametrize(
@@ -159,8 +160,8 @@ def test_a_whole_unit_of_begin_is_answered_here(messages: tuple[bytes, ...]) -> 
     assert client.got() == expected
     assert (client.state, backend.got()) == ("BEGUN", [])
     client.sends(unit("SELECT 1"))
-    assert backend.got() == [*AHEAD, "P :SELECT 1", "B :", "E", "S"]
-    backend.says(*BEGUN, PARSED, BOUND, row("1"), done("SELECT 1"), ready("T"))
+    assert backend.got() == [*AHEAD[:3], "P :SELECT 1", "B :", "E", "S"]
+    backend.says(*BEGUN[:3], PARSED, BOUND, row("1"), done("SELECT 1"), ready("T"))
     assert client.got() == ["1", "2", "D 1", "C SELECT 1", "Z T"]
     client.sends(unit("COMMIT"))
     assert backend.got() == ["P :COMMIT", "B :", "E", "S"]
@@ -213,7 +214,7 @@ def test_a_begin_that_fails_takes_the_query_with_it() -> None:
     client.sends(query("BEGIN READ WRITE"))
     client.sends(query("INSERT 1"))
     assert client.got() == ["C BEGIN", "Z T"]
-    assert backend.got() == ["P :BEGIN READ WRITE", "B :", "E", "Q INSERT 1"]
+    assert backend.got() == ["P :BEGIN READ WRITE", "B :", "E", "C P:", "Q INSERT 1"]
     backend.says(PARSED, BOUND, error("25006"))
     assert backend.got() == ["S"]
     backend.says(ready("I"))
@@ -379,7 +380,7 @@ def test_a_client_leaves_and_the_begin_fails() -> None:
 def test_settings_and_begin_and_statement_in_one_write() -> None:
     world, client, _ = scene()
     other = world.client(timezone="Asia/Tokyo")
-    [backend] = [each for each in world.pool.idle]
+    (backend,) = world.pool.idle
     assert isinstance(backend.port, FakeBackend)
     port = backend.port
     port.got()
@@ -387,8 +388,8 @@ def test_settings_and_begin_and_statement_in_one_write() -> None:
     writes = len(port.writes)
     assert writes == 1
     heard = port.got()
-    assert heard[-4:] == [*AHEAD, "Q SELECT 1"]
-    assert len(heard) == 5
+    assert heard[-5:] == [*AHEAD, "Q SELECT 1"]
+    assert len(heard) == 6
     assert "RESET timezone" in heard[0]
     port.says(
         done("RESET"), parameter("TimeZone", "UTC"), ready(), *BEGUN, COLUMNS, row("1"),

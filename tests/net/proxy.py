@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from tests.core.scenario import World
-from txproxy.core.limits import Group
 from txproxy.core.pool import Pool
 from txproxy.core.stats import Stats
 
@@ -18,14 +17,14 @@ class FakeServer:
 
     def __init__(self, *worlds: World) -> None:
         self.pools: dict[tuple[str, str], Pool] = {}
-        self.databases: dict[str, Group] = {}
         self.now = 1000.0
         self.time = 5000.0
         self.clients: set[object] = set()
         self.draining = False
         self.addresses = ["127.0.0.1:6432"]
         self.config = SimpleNamespace(max_client_conn=100)
-        self.janitor = SimpleNamespace(passed_at=self.time)
+        self.passed_at = self.time
+        self.admin = SimpleNamespace(paused="")
         self.bugs: list[Exception] = []
         for world in worlds:
             self.add(world)
@@ -33,7 +32,6 @@ class FakeServer:
     def add(self, world: World) -> None:
         pool = world.pool
         self.pools[(pool.settings.database, pool.settings.user)] = pool
-        self.databases[pool.settings.database] = pool.database
 
     def clock(self) -> float:
         return self.time
@@ -50,7 +48,7 @@ class FakeServer:
 
 def as_server(fake: FakeServer) -> "Server":
     """The same object, for whoever wants a Server."""
-    return cast(Any, fake)
+    return cast("Server", fake)
 
 
 def named(name: str) -> World:

@@ -74,7 +74,7 @@ async def endpoint() -> AsyncIterator[Endpoint]:
 async def until(true: Callable[[], bool]) -> None:
     """The endpoint's own end of a connection is closed a turn or two after ours."""
     async with asyncio.timeout(30):
-        while not true():
+        while not true():  # noqa: ASYNC110 — what it waits for sets no event
             await asyncio.sleep(0.01)
 
 
@@ -209,13 +209,13 @@ async def test_who_has_said_all_still_listens(endpoint: Endpoint) -> None:
 
 
 async def test_many_at_once(endpoint: Endpoint) -> None:
-    for number in range(50):
+    for number in range(20):
         endpoint.server.add(named(f"db{number}"))
-    answers = await asyncio.gather(*(endpoint.ask("/metrics") for _ in range(20)))
+    answers = await asyncio.gather(*(endpoint.ask("/metrics") for _ in range(5)))
     for answer in answers:
         families = text_string_to_metric_families(answer.body.decode())
         [queries] = [each for each in families if each.name == "txproxy_queries"]
-        assert len(queries.samples) == 51
+        assert len(queries.samples) == 21
 
 
 async def test_a_bug_is_logged_and_told(
@@ -336,7 +336,7 @@ def test_healthy_while_the_janitor_passes() -> None:
     assert unhealthy(as_server(fake)) == ""
     fake.time += 60.0
     assert unhealthy(as_server(fake)) == "the janitor has not passed for 65 s"
-    fake.janitor.passed_at = fake.time
+    fake.passed_at = fake.time
     assert unhealthy(as_server(fake)) == ""
 
 
@@ -363,15 +363,13 @@ def test_not_ready_before_it_listens_and_at_the_end() -> None:
 
 
 def test_not_ready_while_everything_is_paused() -> None:
-    one, two, console = named("one"), named("two"), named("txproxy")
-    fake = FakeServer(one, two, console)
-    for world in (one, two):
-        world.pool.database.name = world.pool.settings.database
-        world.pool.database.pause()
-    console.pool.database.name = "txproxy"
-    assert unready(as_server(fake)) == "every database is paused"
-    two.pool.database.resume()
+    """One database that is paused does not count."""
+    world = World()
+    world.pool.database.pause()
+    fake = FakeServer(world)
     assert unready(as_server(fake)) == ""
+    fake.admin.paused = "PAUSE"
+    assert unready(as_server(fake)) == "paused"
 
 
 def test_not_ready_while_no_server_answers() -> None:

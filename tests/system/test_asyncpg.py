@@ -252,6 +252,8 @@ async def test_a_timeout_while_it_waits_for_a_backend(proxy: Proxy) -> None:
         first, second = one.transaction(), two.transaction()
         await first.start()
         await second.start()
+        await one.execute("SELECT 1")  # from here on each holds a backend
+        await two.execute("SELECT 1")
         with pytest.raises(TimeoutError):
             await third.execute("SELECT 1", timeout=0.1)
         with pytest.raises(TimeoutError):

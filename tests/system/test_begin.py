@@ -223,4 +223,6 @@ async def test_reaping_cancels_and_dying_backends_never_split_a_transaction(race
     assert not denied & set(parts)
     assert len(acknowledged) > CLIENTS
     assert {"57014", "25P03"} <= set(ends), ends
-    wait_until(lambda: backends(server), lambda all: not any(b.in_transaction for b in all))
+    wait_until(
+        lambda: backends(server), lambda found: not any(each.in_transaction for each in found)
+    )

@@ -190,15 +190,18 @@ def test_a_queued_statement(proxy: Proxy, begin: bool, shape: Callable[[str], by
         holder, first, cancelled, last = (
             stack.enter_context(client_of(proxy, "one")) for _ in range(4)
         )
-        holder.ask(wire.query("BEGIN"))
+        holder.ask(wire.query("BEGIN; SELECT 1"))
         first.send(wire.query("SELECT 'first'"))
-        cancelled.send(shape("BEGIN" if begin else "CREATE TABLE never (n int)"))
+        if begin:
+            cancelled.ask(wire.query("BEGIN"))
+        cancelled.send(shape("CREATE TABLE never (n int)"))
         last.send(wire.query("SELECT 'last'"))
         # all three are in the queue once a fourth one's login was answered
         client_of(proxy, "one").close()
         cancel(proxy, cancelled)
         answer = cancelled.until("Z")
         assert [each.sqlstate for each in wire.errors(answer)] == ["57014"]
+        assert answer[-1].status == ("E" if begin else "I")
         holder.ask(wire.query("COMMIT"))
         assert wire.rows(first.until("Z")) == [["first"]]
         assert wire.rows(last.until("Z")) == [["last"]]

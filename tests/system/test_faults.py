@@ -482,7 +482,7 @@ def test_a_running_backend_is_terminated(
 
 def test_a_waiting_client_gets_another_backend(proxy: Proxy) -> None:
     with client_of(proxy) as holder, client_of(proxy) as waiting:
-        holder.ask(wire.query("BEGIN"))
+        holder.ask(wire.query("BEGIN; SELECT 1"))
         expected = token()
         waiting.send(wire.query(f"SELECT '{expected}'"))
         terminate(proxy.server)
@@ -598,7 +598,7 @@ def test_a_restart_under_load(
 
 def test_a_server_that_is_down_and_comes_back(own: EmbeddedPostgres, restarting: Proxy) -> None:
     with client_of(restarting) as client, client_of(restarting) as in_transaction:
-        in_transaction.ask(wire.query("BEGIN"))
+        in_transaction.ask(wire.query("BEGIN; SELECT 1"))
         own.stop("fast")
         try:
             lost = in_transaction.ask(wire.query("SELECT 1"))
@@ -700,7 +700,8 @@ def in_front_of(
     """A proxy whose database `fake` leads to a server that behaves so."""
     with FakeServer(behave) as fake:
         databases = {DATABASE: {}, "fake": {"port": fake.port, "pool_size": 1, **settings}}
-        proxy_settings = {"server_connect_timeout": "300ms"}
+        # a server that behaves so is not asked for TLS first
+        proxy_settings = {"server_connect_timeout": "300ms", "server_tls_sslmode": "disable"}
         with Proxy(postgres, databases=databases, proxy=proxy_settings) as proxy:
             yield proxy
 
@@ -988,11 +989,15 @@ def test_a_rollback_that_does_not_come_back(postgres: EmbeddedPostgres) -> None:
 
     with FakeServer(behave) as fake:
         databases = {"fake": {"port": fake.port, "pool_size": 1}}
-        settings = {"rollback_timeout": "300ms", "idle_transaction_timeout": "100ms"}
+        settings = {
+            "rollback_timeout": "300ms",
+            "idle_transaction_timeout": "100ms",
+            "server_tls_sslmode": "disable",
+        }
         with Proxy(postgres, databases=databases, proxy=settings) as proxy:
             address = (proxy.host, proxy.port)
             with Wire.log_in(address, user=USER, database="fake") as client:
-                client.ask(wire.query("BEGIN"))
+                client.ask(wire.query("BEGIN; SELECT 1"))
                 assert stalled.wait(wire.PATIENCE)
                 with Wire.log_in(address, user=USER, database="fake") as other:
                     assert wire.kinds(other.ask(wire.query("SELECT 'free'"))) == "CZ"

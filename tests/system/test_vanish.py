@@ -326,7 +326,7 @@ def test_a_commit_under_way_is_left_to_end(proxy: Proxy, shape: str) -> None:
 def test_a_client_that_leaves_the_queue_is_forgotten(proxy: Proxy) -> None:
     """What it wanted is not done once its turn comes."""
     with client_of(proxy) as holder, client_of(proxy) as behind:
-        holder.ask(wire.query("BEGIN"))
+        holder.ask(wire.query("BEGIN; SELECT 1"))
         for reset in (False, True):
             with client_of(proxy) as waiting:
                 waiting.send(wire.query("INSERT INTO vanish VALUES ('from the queue')"))

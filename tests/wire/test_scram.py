@@ -217,6 +217,11 @@ def test_first_messages_that_are_none(message: bytes) -> None:
     assert caught.value.sqlstate == "08P01"
 
 
+def test_a_client_that_binds_the_channel_although_it_was_not_offered_that() -> None:
+    with pytest.raises(ProtocolError, match="channel binding data"):
+        example_server().first(b"p=tls-server-end-point,,n=,r=abc")
+
+
 @pytest.mark.parametrize("message", [b"n,a=root,n=,r=abc", b"n,,m=x,n=,r=abc"])
 def test_what_a_client_must_not_ask_for(message: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
@@ -448,6 +453,7 @@ def test_what_is_printed_is_read_again(count: int, salt: bytes, one: bytes, two:
         f"SCRAM-SHA-256$4096:c2FsdA==${KEY}:{KEY}:x",
         f"SCRAM-SHA-256$4096:c2FsdA==${KEY}:{KEY}$",
         f"SCRAM-SHA-256$4096:c2FsdA==${KEY}:{KEY}\u00e9",
+        f"SCRAM-SHA-256$4096:c2FsdA==${KEY}:{KEY}\udcff",
         f"SCRAM-SHA-256$\u0664:c2FsdA==${KEY}:{KEY}",
         f"SCRAM-SHA-256$4096:{base64.b64encode(bytes(SALT_LIMIT + 1)).decode()}${KEY}:{KEY}",
     ],

@@ -4,8 +4,8 @@ A client of database `txproxy` or `pgbouncer` is an ordinary session in an ordin
 backends are these. What a session writes to one is kept, and handled in turns of the event loop,
 one command each: nothing is answered while the session is still speaking.
 
-Who asks is the user of the session that holds the backend when its bytes come. That is sure: bytes
-of another session come only when all that was sent before is answered. The proxy's own words, its
+Who asks is the session that holds the backend when its bytes come. That is sure: bytes of another
+session come only when all that was sent before is answered. The proxy's own words, its
 ROLLBACK or a client's settings, come between; they need no permission and have no effect.
 """
 
@@ -20,6 +20,7 @@ from txproxy.core.backend import RESTORING, Backend
 from txproxy.core.conversation import Conversation, Wait
 from txproxy.core.pool import Pool
 from txproxy.core.ports import Endpoint
+from txproxy.core.session import Session
 from txproxy.wire.codes import EXECUTE, FUNCTION_CALL, HELD_LIMIT, QUERY, SYNC
 
 _CONNECTIONS: Final = 1000  # each costs a few hundred bytes
@@ -53,7 +54,10 @@ _CONFIG: Final = Config(
 
 
 class AdminPort(conversation.AdminPort, Protocol):
-    """What the console shows and does, and who hears of a bug in it."""
+    """What the console shows and does, who may do what, and who hears of a bug in it."""
+
+    def role(self, session: Session) -> int:
+        """What this client may do at this moment: ANYBODY, STATS or ADMIN."""
 
     def contain(self, backend: Backend, error: Exception) -> None:
         """The backend raised: log it, and close it with its session."""
@@ -95,7 +99,6 @@ class ConsoleBackend:
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
         self._skip = 0  # bytes still to come of a message that is too long
-        self._user = ""
         self._turn: asyncio.Handle | None = None
         self._closed = False
 
@@ -109,7 +112,8 @@ class ConsoleBackend:
         """Bytes from a session, or the proxy's own."""
         session = self.backend.session
         if session is not None:
-            self._user = session.user
+            self._conversation.user = session.user
+            self._conversation.role = self._admin.role(session)
         self._received += data
         self._drop_skipped()
         self._set_full()
@@ -206,7 +210,6 @@ class ConsoleBackend:
         exchanges = self.backend.fifo.exchanges
         if kind == QUERY and exchanges and exchanges[0].purpose in _SETTINGS:
             return self._conversation.settings(body)
-        self._conversation.user = self._user
         return self._conversation.take(kind, body)
 
     def _drop_skipped(self) -> None:

@@ -83,7 +83,7 @@ def _proxy(config: Config) -> Rows:
     yield "TLS with clients", CLIENT_TLS[config.client_tls.sslmode]
     yield "TLS with servers", _server_tls(config.server_tls)
     yield "connecting to a server", _limit(config.server_connect_timeout)
-    yield "a server connection", _age(config.server_idle_timeout)
+    yield "a server connection", _age(config.server_idle_timeout, config.server_lifetime)
     leaves = "is cancelled" if config.cancel_on_disconnect else "runs to its end"
     yield "a client that leaves", f"its statement {leaves}; {_limit(config.cancel_timeout)}"
     yield "a rollback of ours", _limit(config.rollback_timeout)
@@ -105,8 +105,9 @@ def _server_tls(tls: TlsSettings) -> str:
     return SERVER_TLS[tls.sslmode] + ours
 
 
-def _age(idle: float) -> str:
-    return f"closed after {duration_text(idle)} without use" if idle else "kept, used or not"
+def _age(idle: float, lifetime: float) -> str:
+    unused = f"closed after {duration_text(idle)} without use" if idle else "kept, used or not"
+    return f"{unused}; replaced after {duration_text(lifetime)}" if lifetime else unused
 
 
 def _logins(config: Config) -> Rows:
@@ -118,8 +119,11 @@ def _logins(config: Config) -> Rows:
             where = f"database {config.auth_dbname}" if config.auth_dbname else "their database"
             yield "passwords of others", f"asked of {where} by {config.auth_user}"
     yield "a login", _limit(config.client_login_timeout)
-    yield "the console, for all", ", ".join(config.admin_users) or "nobody"
-    yield "the console, to look", ", ".join(config.stats_users) or "nobody else"
+    admins = ", ".join(config.admin_users) or "nobody"
+    if any(isinstance(address, UnixAddress) for address in config.listen):
+        admins += "; over a unix socket txproxy, if it is who runs the proxy"
+    yield "on the console", admins
+    yield "looking at it", ", ".join(config.stats_users) or "nobody else"
 
 
 def _database(database: Database, config: Config) -> Rows:
@@ -168,6 +172,8 @@ def _limits(database: Database, pool: PoolSettings, config: Config) -> Rows:
     if pool.reserve_pool_size and pool.reserve_pool_timeout:
         wait = duration_text(pool.reserve_pool_timeout)
         yield "reserve", f"{pool.reserve_pool_size} more, for clients that have waited {wait}"
+    if database.server_lifetime is not None:
+        yield "a server connection", _age(pool.server_idle_timeout, pool.server_lifetime)
     if pool.max_db_connections:
         yield "all its pools", _most(pool.max_db_connections, " connections")
     if pool.max_user_connections:

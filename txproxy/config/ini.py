@@ -254,6 +254,10 @@ class _Ini:
                 if not directory:
                     raise entry.error("has no host, and there is no unix_socket_dir")
                 said["hosts"] = (directory,)
+            if "password" in said and "user" not in said:
+                del said["password"]
+                note = "is nobody's: it counts only together with user"
+                self.notes.append(str(entry.error(note, "password")))
             databases[name] = Database(name=name, **said)
         return databases
 
@@ -290,6 +294,9 @@ class _Ini:
             name = "reserve_pool_size" if written == "reserve_pool" else written
             if self._is_void(entry, name, value):
                 continue
+            if name not in known and "password" in said:
+                # not repeated: it may be the rest of the password
+                raise entry.error("unknown key behind password; if that has spaces, in ''")
             if name not in known:
                 raise entry.error(f"unknown key{nearest(name, known)}", name)
             said[known[name].field] = self._value(entry, known[name], value)

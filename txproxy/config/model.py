@@ -268,7 +268,7 @@ class Config:
 
     def _pool_settings(self, database: str, db: Database, user: str) -> PoolSettings:
         own = self.users.get(user) or User(name=user)
-        password = db.password if db.user in (None, user) else None
+        password = db.password if db.user == user else None
         return PoolSettings(
             database=database,
             user=user,

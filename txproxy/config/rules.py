@@ -127,6 +127,8 @@ def _check_database(name: str, database: "Database", config: "Config", error: Er
         raise error(where, "is the console's name: call it otherwise")
     if any(_leads_to(host, database.port) in config.listen for host in database.hosts):
         raise error((*where, "port"), "leads to the proxy itself, which listens there")
+    if database.password and not database.user:
+        raise error((*where, "password"), "is nobody's: name its user, with user")
     if database.auth_query and not (database.auth_user or config.auth_user):
         raise error((*where, "auth_query"), "needs auth_user, who asks it")
     if database.auth_dbname and config.database(database.auth_dbname) is None:

@@ -100,7 +100,9 @@ def text(value: object) -> str:
 
 
 def _text_or_nothing(value: object) -> str:
-    return "" if value == "" else text(value)
+    if not isinstance(value, str):
+        raise ValueError("must be a string")  # noqa: TRY004
+    return value and text(value)
 
 
 def _boolean(value: object) -> bool:
@@ -230,6 +232,8 @@ def _show_list(values: Iterable[object]) -> str:
 
 
 def _hosts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, str | list):
+        raise ValueError('must be a host, or a list such as ["one", "two"]')
     written = value if isinstance(value, list) else [value]
     if not written:
         raise ValueError("must have a host in it")
@@ -268,11 +272,15 @@ def _show_address(address: Address) -> str:
 
 def _metrics(value: object) -> tuple[TcpAddress, ...]:
     written = value if isinstance(value, list) else [value]
-    addresses = [_address(text(each)) for each in written]
-    tcp = tuple(each for each in addresses if isinstance(each, TcpAddress))
-    if not tcp or len(tcp) < len(addresses):
-        raise ValueError('must be an address such as "127.0.0.1:9127", or a list of them')
-    return tcp
+    found = []
+    for each in written:
+        address = _address(each) if isinstance(each, str) else None
+        if not isinstance(address, TcpAddress):
+            raise ValueError('must be an address such as "127.0.0.1:9127", or a list of them')
+        found.append(address)
+    if len(set(found)) < len(found):
+        raise ValueError("has an address in it twice")
+    return tuple(found)
 
 
 def _address(written: str) -> Address:

@@ -172,7 +172,7 @@ class Backend:
         elif self.session is not None:
             self.session.backend_idle()
 
-    def _read(self, data: bytes) -> bytes:
+    def _read(self, data: bytes) -> bytes:  # noqa: C901, PLR0912, PLR0915  # one loop, few calls
         """What of `data` goes to the client: as a rule all of it, or nothing."""
         pieces: list[bytes] = []
         start = i = 0
@@ -188,6 +188,11 @@ class Backend:
         mine = self._mine()
         counting = self._counting()
         said = b""  # by us, to the session's client, behind this message
+        if not mine and i == 0 and exchanges and exchanges[0].prefix:
+            i = self.fifo.pass_begin(data, 0)
+            mine = self._mine()
+            if mine:
+                pieces.append(self.news())
         while n - i >= 5:
             kind = data[i]
             length = (data[i + 1] << 24) | (data[i + 2] << 16) | (data[i + 3] << 8) | data[i + 4]
@@ -205,17 +210,14 @@ class Backend:
             if kind == DATA_ROW or kind == COPY_DATA:
                 pass
             elif kind == READY_FOR_QUERY:
-                if exchanges and exchanges[0].begin_failed:
-                    keep = False
-                    said = self._begin_failed(data[i + 5])
-                elif self.fifo.ready(data[i + 5]) and self.session is not None:
-                    self.session.ready(self.fifo.status)
+                said = self._ready(data[i + 5])
                 if self.fifo.broken:
                     break
+                keep = mine and not said
                 mine = self._mine()
                 counting = self._counting()
-                if mine and not keep and not said:
-                    said = self.news()
+                if mine and not keep:
+                    said += self.news()
             elif kind in _READ:
                 keep = self._take(kind, data[i + 5 : end], mine)
             elif counting:
@@ -236,21 +238,28 @@ class Backend:
             i = end
         if i < n:
             self.tail.keep(data[i:], HELD_LIMIT + 1)
-        if not keeping:
-            return b"".join(pieces)
-        if start == 0 and i == n and not pieces:
-            return data
-        pieces.append(data[start:i])
+        if keeping:
+            if start == 0 and i == n and not pieces:
+                return data
+            pieces.append(data[start:i])
         return b"".join(pieces)
 
-    def _begin_failed(self, status: int) -> bytes:
-        """The unit behind a deferred BEGIN that failed is over: for its client, in a transaction
-        that failed.
+    def _ready(self, status: int) -> bytes:
+        """ReadyForQuery; what the client gets in its place, b"" if it gets that as it is.
+
+        Behind a deferred BEGIN that failed the server is idle, and the client in a failed
+        transaction.
         """
-        if not self.fifo.ready(status) or self.session is None:
+        exchanges = self.fifo.exchanges
+        failed = bool(exchanges) and exchanges[0].begin_failed
+        session = self.session
+        if not self.fifo.ready(status) or session is None:
             return b""
-        self.session.begin_failed()
-        return self.news() + encode.ready(IN_FAILED)
+        if failed:
+            session.begin_failed()
+            return self.news() + encode.ready(IN_FAILED)
+        session.ready(self.fifo.status)
+        return b""
 
     def _take(self, kind: int, body: bytes, mine: bool) -> bool:
         """A message that means something to us; whether it goes to the client."""

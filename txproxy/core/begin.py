@@ -4,13 +4,14 @@ Drivers send BEGIN as a message of its own, so a transaction costs the round tri
 statements and COMMIT, and holds a backend all the while. Here BEGIN is answered at once and kept;
 the backend is lent when the first statement comes, and hears of both in one write:
 
-    Parse, Bind, Execute of the BEGIN, without Sync; then the client's own unit
+    Parse, Bind, Execute of the BEGIN, Close of its portal; no Sync; then the client's own unit
 
 Never as a Query of its own: if that BEGIN failed (READ WRITE on a standby, a level that is not to
 be had), the statement behind it would run in autocommit and stay. In one unit the server skips
 what follows an error, up to Sync; behind a Query, which then gets no ReadyForQuery, the Sync is
 ours (`Fifo.error`). Its replies are swallowed, its error is the client's, whose transaction is
-then FAILED.
+then FAILED. (The portal is closed because behind a BEGIN by Query there is none. Behind one by
+Execute there is, and it stays.)
 
 A transaction in which nothing is said between BEGIN and its end never touches a backend.
 """
@@ -37,6 +38,12 @@ _TAGS: Final = {
     sql.ROLLBACK_CHAIN: b"ROLLBACK",
 }
 _BIND_AND_EXECUTE: Final = encode.BIND_UNNAMED + encode.EXECUTE_UNNAMED
+_BEGUN: Final = {
+    tag: encode.command_complete(tag) + encode.ready(IN_TRANSACTION)
+    for tag in (b"BEGIN", b"START TRANSACTION")
+}
+_AHEAD_LIMIT: Final = 100  # texts
+_ahead: dict[bytes, bytes] = {}
 
 # What the messages of a unit that is answered here may follow.
 _AFTER: Final = {
@@ -53,17 +60,26 @@ def ahead(session: "Session", fifo: "Fifo") -> bytes:
     """The BEGIN that is owed, to go in front of the client's next unit in the same write."""
     text = session.begin
     session.begin = b""
-    fifo.begin_ahead()
-    return encode.parse(text) + _BIND_AND_EXECUTE
+    fifo.begin_ahead(session.begin_closes)
+    found = _ahead.get(text)
+    if found is None:
+        if len(_ahead) >= _AHEAD_LIMIT:
+            _ahead.clear()
+        found = _ahead[text] = encode.parse(text) + _BIND_AND_EXECUTE
+    return found + encode.CLOSE_UNNAMED_PORTAL if session.begin_closes else found
 
 
 def answers_query(session: "Session", judged: "Judgement", text: bytes) -> bool:
-    """Whether this Query was answered here: a BEGIN, or what ends a transaction that is only ours."""
+    """Whether this Query was answered here: a BEGIN, or what ends a transaction of ours only."""
     tag = _tag(session, judged, text)
     if not tag:
         return False
-    said = encode.command_complete(tag)
-    session.client.write(said + encode.ready(session.answers.status))
+    said = _BEGUN.get(tag)
+    if said is None:
+        said = encode.command_complete(tag) + encode.ready(session.answers.status)
+    else:
+        session.begin_closes = True
+    session.client.write(said)
     return True
 
 
@@ -103,6 +119,7 @@ def _tag(session: "Session", judged: "Judgement", text: bytes) -> bytes:
         answers.state = transaction.after(NONE, transaction.BEGIN)
         answers.status = IN_TRANSACTION
         session.begin = text
+        session.begin_closes = False
         session.begun_at = session.outside.now
         session.statement = text
         session.statement_end = b""

@@ -42,7 +42,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Call:
-    """A command as it was given. `value` is that of SET."""
+    """A command as it was given. `value` is that of SET; the argument of RESET is all of it."""
 
     command: Command
     argument: str = ""
@@ -183,8 +183,9 @@ def parse(text: str) -> Call | None:
 
 
 def _call(words: list[_Word], text: str) -> Call | None:
-    if _is_reset(words):
-        return Call(COMMANDS["RESET"])
+    said = " ".join(word for word, _ in words).lower()
+    if all(_is_reset(statement) for statement in said.split(" ; ")):
+        return Call(COMMANDS["RESET"], said)
     first, quoted = words[0]
     verb = first.upper()
     if quoted or _SEMICOLON in words:
@@ -202,13 +203,9 @@ def _call(words: list[_Word], text: str) -> Call | None:
     return _with_argument(command, [word for word, _ in words[1:]])
 
 
-def _is_reset(words: list[_Word]) -> bool:
-    """Whether these are statements, one or several, by which drivers reset a connection."""
-    statements = " ".join(word for word, _ in words).lower().split(" ; ")
-    return all(
-        statement in _RESETS or (statement[:6] == "reset " and statement[6:] in PARAMETERS)
-        for statement in statements
-    )
+def _is_reset(statement: str) -> bool:
+    """Whether drivers reset a connection by this."""
+    return statement in _RESETS or (statement[:6] == "reset " and statement[6:] in PARAMETERS)
 
 
 def _with_argument(command: Command, arguments: list[str]) -> Call | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from txproxy.core.console import ADMIN, PARAMETERS, ROLES, Call, parse
+from txproxy.core.console import ADMIN, ANYBODY, PARAMETERS, ROLES, Call, parse
 from txproxy.core.rows import (
     TEXT,
     Column,
@@ -62,9 +62,6 @@ class Wait:
 class AdminPort(Protocol):
     """What the console shows and does."""
 
-    def role(self, user: str) -> int:
-        """ANYBODY, STATS or ADMIN."""
-
     def show(self, name: str, texts: bool) -> Table:
         """A table of tables.COLUMNS, with the texts of statements or without."""
 
@@ -82,10 +79,13 @@ class _Portal:
 
 
 class Conversation:
-    """One connection to the console. `user` is whose messages are taken now."""
+    """One connection to the console. `user` is whose messages are taken now, `role` what that user
+    may do: ANYBODY, STATS or ADMIN.
+    """
 
     def __init__(self, admin: AdminPort) -> None:
         self.user = ""
+        self.role = ANYBODY
         self.status = IDLE
         self.waits: Wait | None = None
         self._admin = admin
@@ -175,8 +175,7 @@ class Conversation:
                 "current transaction is aborted, commands ignored until end of transaction block",
                 sqlstate="25P02",
             )
-        role = self._admin.role(self.user)
-        if role < command.needs:
+        if self.role < command.needs:
             raise TxproxyError(
                 f"permission denied for {command.name}",
                 hint=f"It is for {ROLES[command.needs]}, in the proxy's configuration.",
@@ -184,7 +183,7 @@ class Conversation:
             )
         shown = command.name.removeprefix("SHOW ")
         if shown in COLUMNS:
-            return self._admin.show(shown, role == ADMIN)
+            return self._admin.show(shown, self.role == ADMIN)
         if command.name == "SHOW parameter":
             return Table(_columns(call), [(self._parameter(call.argument),)])
         if command.name == "BEGIN":

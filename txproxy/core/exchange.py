@@ -38,7 +38,13 @@ from txproxy.wire.codes import (
     ROW_DESCRIPTION,
     SYNC,
 )
+from txproxy.wire.encode import BIND_COMPLETE as BIND_COMPLETED
+from txproxy.wire.encode import CLOSE_COMPLETE as CLOSE_COMPLETED
+from txproxy.wire.encode import PARSE_COMPLETE as PARSE_COMPLETED
+from txproxy.wire.encode import command_complete
 
+_BEGUN: Final = PARSE_COMPLETED + BIND_COMPLETED + command_complete(b"BEGIN")
+_BEGUN_AND_CLOSED: Final = _BEGUN + CLOSE_COMPLETED
 _READY_KINDS: Final = frozenset((QUERY, SYNC, FUNCTION_CALL))
 _EXECUTING: Final = frozenset((BIND, EXECUTE))
 
@@ -128,16 +134,28 @@ class Fifo:
     def __repr__(self) -> str:
         return f"<Fifo {chr(self.status)} {list(self.exchanges)}>"
 
-    def begin_ahead(self) -> None:
-        """Parse, Bind and Execute of a deferred BEGIN were sent: the session's unit follows.
+    def begin_ahead(self, closes: bool) -> None:
+        """Parse, Bind and Execute of a deferred BEGIN were sent, and Close of its portal if it
+        `closes`: the session's unit follows.
 
         What comes behind that unit must wait: the server would skip it if the BEGIN failed.
         """
         unit = Exchange(PARSE, True)
-        unit.owed = [PARSE, BIND, EXECUTE]
-        unit.prefix = 3
+        unit.owed = [PARSE, BIND, EXECUTE, CLOSE] if closes else [PARSE, BIND, EXECUTE]
+        unit.prefix = len(unit.owed)
         self.exchanges.append(unit)
         self.barrier = True
+
+    def pass_begin(self, data: bytes, i: int) -> int:
+        """If all replies to the deferred BEGIN at the head stand in data[i:], where they end: they
+        have been taken. Else `i`.
+        """
+        head = self.exchanges[0]
+        expected = _BEGUN if head.prefix == 3 else _BEGUN_AND_CLOSED
+        if head.at or not data.startswith(expected, i):
+            return i
+        head.at = head.prefix
+        return i + len(expected)
 
     def sent(self, kind: int, mine: bool = True) -> Exchange | None:
         """A message was sent that may be answered. Its exchange; None if the server drops it."""

@@ -180,10 +180,8 @@ class Proven:
 class WrongPasswordError(LoginError):
     """A client has not proven who it is. It is told no more; `reason` is for the log."""
 
-    sqlstate = "28P01"
-
     def __init__(self, user: str, reason: str) -> None:
-        super().__init__(f'password authentication failed for user "{user}"')
+        super().__init__(f'password authentication failed for user "{user}"', sqlstate="28P01")
         self.reason = reason
 
 

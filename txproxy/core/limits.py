@@ -99,13 +99,12 @@ class Group:
 
     def starves(self, pool: "Pool") -> None:
         """`pool` has waiters and would grow, if it were not for this limit."""
-        if pool in self.starving:
-            return
         if not self.starving:
             for other in self.pools:
                 other.watched = True
         self.starving[pool] = None
-        if self._neediest is None or pool.count < self._neediest.count:
+        found = self._neediest
+        if (found is None or pool.count < found.count) and pool.could_use(self):
             self._neediest = pool
 
     def sated(self, pool: "Pool") -> None:

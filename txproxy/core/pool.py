@@ -1,17 +1,15 @@
 """The backends of one (database, server user): an idle LIFO, a FIFO of waiting sessions.
 
-The pool decides who gets which backend, when another is wanted and when one has lived long enough;
-the connections themselves are made elsewhere (`PoolPort.connect`). Limits that pools share are in
-limits.py.
+The pool decides who gets which backend and when another is wanted; the connections themselves are
+made elsewhere (`PoolPort.connect`). Limits that pools share are in limits.py, what becomes of idle
+and old backends in upkeep.py.
 
 `request()` and `take_back()` run for every statement. What is seldom (PAUSE, limits, checks, sizes
-that have shrunk) is behind the one flag `watched`; what takes time is done by the janitor (`look`).
+that have shrunk) is behind the one flag `watched`.
 
-Idle backends are in the order of `idle_since`: the one used last is lent first, so those at the
-beginning are what the pool could do without. They go after server_idle_timeout, and an empty query
-shows every server_check_delay whether they still answer: no client waits for that answer. What a
-server closed a moment ago is found by a look at the socket, once a backend has been idle for a
-second; busy pools never pay for it.
+Idle backends are in the order of `idle_since`: the one used last is lent first, and those at the
+beginning are what the pool could do without. One that was idle for more than a second may have been
+closed by its server: a look at its socket shows it, which busy pools never pay for.
 
 When connections cannot be made, waiters wait for the other backends, if there are any. If there are
 none, a waiter gets the server's own error as soon as an attempt has failed that was not begun
@@ -30,6 +28,7 @@ from txproxy.core.limits import BackOff, Group
 from txproxy.core.ports import PoolPort
 from txproxy.core.settings import NO_SETTINGS, Settings
 from txproxy.core.stats import Stats
+from txproxy.core.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from txproxy.core.handshake import Credentials
@@ -75,10 +74,8 @@ class Pool:
         self._back_off = BackOff()
         self._begun_at = 0.0  # the last attempt
         self._outdated = 0  # attempts of an earlier epoch
-        self._checking: set[Backend] = set()  # idle ones that must say something first
+        self._upkeep = Upkeep(self)
         self._upkeep_at = 0.0
-        self._checked_at = outside.now
-        self._retire_at = 0.0
         self._handing_out = False
         self._wanting = False
         database.pools.add(self)
@@ -162,8 +159,8 @@ class Pool:
         if why:
             backend.close(why)
             return False
-        if backend in self._checking:
-            self._checking.discard(backend)
+        if backend in self._upkeep.checking:
+            self._upkeep.checking.discard(backend)
             if not self.waiters:
                 insort(self.idle, backend, key=_idle_since)  # nobody has used it: where it was
                 return False
@@ -262,13 +259,12 @@ class Pool:
     def _make_room(self, full: list[Group]) -> bool:
         """Close idle backends of other pools in the groups that are full; False: not possible."""
         now = self.outside.now
+        if full == [self.user] and self.count == 0 and self.database.claimant is None:
+            self.database.claimant = self
         self.starved = True
         for group in full:
             group.starves(self)
-        alone = len(full) == 1
-        if alone and full[0] is self.user and not self.count and self.database.claimant is None:
-            self.database.claimant = self
-        if alone and full[0].neediest(now) is not self:
+        if len(full) == 1 and full[0].neediest(now) is not self:
             return False
         victims = [group.victim(self, now) for group in full]
         if None in victims:
@@ -350,7 +346,7 @@ class Pool:
             return  # it went before its login was known here
         self.stats.backends_closed += 1
         self.backends.discard(backend)
-        self._checking.discard(backend)
+        self._upkeep.checking.discard(backend)
         if backend in self.idle:
             self.idle.remove(backend)
         self._place_is_free()
@@ -369,7 +365,7 @@ class Pool:
         old = self.settings
         self.settings = settings
         self.size = settings.pool_size
-        self._retire_at = 0.0
+        self._upkeep.settings_changed()
         if _leads_to(old) != _leads_to(settings):
             self.reconnect()
         self.adapt()
@@ -408,21 +404,21 @@ class Pool:
 
     def _keep_up(self, now: float) -> None:
         self._trim()
-        if self.paused:
-            return
-        self._close_unused(now)
-        self._retire_oldest(now)
-        self._check_idle(now)
-        settings = self.settings
-        while self.count < settings.min_pool_size and self._may_begin():
+        if not self.paused:
+            self._upkeep.look(now)
+            self._fill()
+        self.watched = self._is_watched()
+
+    def _fill(self) -> None:
+        """min_pool_size; it takes no place from anybody."""
+        while self.count < self.settings.min_pool_size and self._may_begin():
             if self.database.is_full() or self.user.is_full():
                 break
             self._begin()
-        self.watched = self._is_watched()
 
     def _is_watched(self) -> bool:
         starving = self.database.starving or self.user.starving
-        return bool(starving or self._checking or self._surplus())
+        return bool(starving or self._upkeep.checking or self._surplus())
 
     def _trim(self) -> None:
         while self.idle:
@@ -430,51 +426,6 @@ class Pool:
             if not why:
                 break
             self.idle[0].close(why)
-
-    def _close_unused(self, now: float) -> None:
-        settings = self.settings
-        limit = settings.server_idle_timeout
-        while limit and self.idle and len(self.backends) > settings.min_pool_size:
-            if now - self.idle[0].idle_since < limit:
-                break
-            self.idle[0].close("server_idle_timeout")
-
-    def _retire_oldest(self, now: float) -> None:
-        """At most one per server_lifetime / pool_size, as PgBouncer: those that were connected
-        together are not replaced together.
-        """
-        lifetime = self.settings.server_lifetime
-        if not lifetime or now < self._retire_at:
-            return
-        old = [backend for backend in self.backends if not backend.retiring]
-        oldest = min(old, key=_opened_at, default=None)
-        if oldest is None or now - oldest.opened_at < lifetime:
-            self._retire_at = lifetime + (now if oldest is None else oldest.opened_at)
-            return
-        self._retire_at = now + lifetime / self.size
-        oldest.retiring = "server_lifetime"
-        if oldest in self.idle:
-            oldest.close("server_lifetime")
-
-    def _check_idle(self, now: float) -> None:
-        """An empty query for each backend that has been idle for another server_check_delay."""
-        delay = self.settings.server_check_delay
-        last = self._checked_at
-        self._checked_at = now
-        if not delay or not self.idle or now - self.idle[0].idle_since < delay:
-            return
-        for backend in list(self.idle):
-            since = backend.idle_since
-            if (now - since) // delay > max(last - since, 0.0) // delay:
-                self._check(backend, now)
-
-    def _check(self, backend: Backend, now: float) -> None:
-        self.idle.remove(backend)
-        self._checking.add(backend)
-        self.watched = True
-        backend.settling = True
-        backend.deadline = now + self.outside.rollback_timeout
-        backend.port.write(backend.ours(b"", "check"))
 
     # What is remembered of logins.
 
@@ -511,10 +462,6 @@ class Pool:
 
 def _idle_since(backend: Backend) -> float:
     return backend.idle_since
-
-
-def _opened_at(backend: Backend) -> float:
-    return backend.opened_at
 
 
 def _leads_to(settings: PoolSettings) -> tuple[object, ...]:

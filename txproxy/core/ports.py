@@ -18,8 +18,8 @@ next_id: Final = count(1).__next__
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Both ends of a connection, for people. A unix socket's `addr` is "unix", its `port` the one in
-    the socket's name. `tls` is "" or version/cipher.
+    """Both ends of a connection, for people. A unix socket's `addr` is "unix", its `port` the one
+    in the socket's name. `tls` is "" or version/cipher.
     """
 
     addr: str = ""
@@ -58,7 +58,7 @@ class BackendPort(Protocol):
 
     @property
     def pid(self) -> int:
-        """The server process's number, from BackendKeyData; behind a pooler it is not the server's."""
+        """The process id in BackendKeyData; behind another pooler it is not the server's."""
 
     def is_stale(self) -> bool:
         """Whether the server has closed it, or said something that was not asked for: a look at the

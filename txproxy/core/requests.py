@@ -86,6 +86,7 @@ def answer(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
         session.client.write(said)
     if session.answers.state == BEGUN:  # AND CHAIN
         session.begin = b"BEGIN"
+        session.begin_closes = True
         session.begun_at = session.pool.outside.now
     return DROP
 

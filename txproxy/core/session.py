@@ -62,6 +62,7 @@ class Session:
         "answers",
         "backend",
         "begin",
+        "begin_closes",
         "begun_at",
         "blocked",
         "client",
@@ -154,6 +155,7 @@ class Session:
         self.parsed = b""  # that Parse message
         self.reparse = b""  # a Parse to be sent again, because we ended the unit it was in
         self.begin = b""
+        self.begin_closes = False  # whether there is no portal of it left, as behind a Query
         self.strings_conform = True  # as the server reports at login, and later
         self.active_at = pool.outside.now  # when the client or its backend last went on
         self.begun_at = 0.0

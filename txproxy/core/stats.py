@@ -3,12 +3,12 @@
 from bisect import bisect_left
 from typing import Final
 
-_SECONDS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_SECONDS: Final[tuple[float, ...]] = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class Histogram:
-    """How often which durations were seen: `counts[i]` are those up to `bounds[i]` seconds and above
-    the bound before, the last of `counts` those above all bounds.
+    """How often which durations were seen: `counts[i]` are those up to `bounds[i]` seconds and
+    above the bound before, the last of `counts` those above all bounds.
     """
 
     def __init__(self) -> None:

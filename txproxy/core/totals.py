@@ -131,4 +131,4 @@ def _whole(stats: Stats) -> list[int]:
 
 
 def _unit(name: str, value: float) -> int:
-    return int(value * _MICROSECONDS) if name.endswith("_time") else int(value)
+    return round(value * _MICROSECONDS) if name.endswith("_time") else int(value)

@@ -19,6 +19,7 @@ from txproxy.core.session import Session
 from txproxy.core.totals import Averages
 from txproxy.core.view import Reaped, View, all_pools, sleeps
 from txproxy.errors import TxproxyError
+from txproxy.net.client import Client
 from txproxy.wire import encode
 
 if TYPE_CHECKING:
@@ -70,12 +71,15 @@ class Admin:
 
     # What the console asks (AdminPort).
 
-    def role(self, user: str) -> int:
-        """As the configuration says at this moment."""
+    def role(self, session: Session) -> int:
+        """As the configuration says at this moment; whoever runs the proxy may do everything.
+
+        Not by the name alone: a `pgbouncer` that a reload takes off stats_users is nobody.
+        """
         config = self._server.config
-        if user in config.admin_users:
+        if session.user in config.admin_users or _is_operator(session):
             return ADMIN
-        return STATS if user in config.stats_users else ANYBODY
+        return STATS if session.user in config.stats_users else ANYBODY
 
     def show(self, name: str, texts: bool) -> Table:
         server = self._server
@@ -220,6 +224,16 @@ class Admin:
 
     def _shutdown(self, call: Call) -> None:
         self._server.stop(_STOP_MODES[call.argument])
+
+
+def _is_operator(session: Session) -> bool:
+    """The console's own user, on a unix socket, as the proxy's operating-system user: net/login.py
+    lets it in without a password.
+    """
+    client = session.client
+    if session.user not in CONSOLE_DATABASES or not isinstance(client, Client):
+        return False
+    return client.peer_uid() == os.getuid()
 
 
 def _pools(groups: Iterable[Group]) -> list[Pool]:

@@ -18,8 +18,8 @@ _ALL_EVERY: Final = 1.0  # seconds between two looks at every client
 
 
 class Janitor:
-    """`server.now` is its clock: seconds, standing still while the proxy is stalled, so that a stall
-    makes nobody look idle. `passed_at` is when the last pass ended, by the exact clock.
+    """`server.now` is its clock: seconds, standing still while the proxy is stalled, so that a
+    stall makes nobody look idle. `passed_at` is when the last pass ended, by the exact clock.
     """
 
     def __init__(self, server: "Server") -> None:

@@ -102,7 +102,7 @@ class Metrics:
 
 def unhealthy(server: "Server") -> str:
     """Why the process should be ended and started again; "" if it should not."""
-    silent = server.clock() - server.janitor.passed_at
+    silent = server.clock() - server.passed_at
     return f"the janitor has not passed for {silent:.0f} s" if silent > _STALLED else ""
 
 
@@ -115,9 +115,8 @@ def unready(server: "Server") -> str:
         return "draining"
     if not server.addresses:
         return "not listening"
-    groups = [each for each in server.databases.values() if not server.is_console(each.name)]
-    if groups and all(group.paused for group in groups):
-        return "every database is paused"
+    if server.admin.paused:
+        return "paused"
     known = pools(server)
     if known and all(pool.failing and not pool.backends for pool in known):
         return "no server can be reached"

@@ -52,6 +52,10 @@ EXECUTE_UNNAMED: Final = message(b"E", b"\0" * 5)
 """Execute of the unnamed portal, all rows."""
 
 
+CLOSE_UNNAMED_PORTAL: Final = message(b"C", b"P\0")
+"""Close of the unnamed portal."""
+
+
 def copy_fail(reason: str) -> bytes:
     """CopyFail, with the reason that the server repeats in its error."""
     return message(b"f", _text(reason))

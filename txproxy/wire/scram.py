@@ -298,8 +298,7 @@ def saslprep(password: str) -> bytes:
 
 def _is_prohibited(character: str) -> bool:
     return (
-        stringprep.in_table_c12(character)
-        or stringprep.in_table_c21_c22(character)
+        stringprep.in_table_c21_c22(character)
         or stringprep.in_table_c3(character)
         or stringprep.in_table_c4(character)
         or stringprep.in_table_c5(character)
