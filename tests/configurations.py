@@ -21,7 +21,10 @@ from txproxy.config import (
 from txproxy.errors import ConfigError
 
 ANY: Final = '[databases."*"]\n'
-SCRAM: Final = "SCRAM-SHA-256$4096:c2FsdHNhbHQ=$c3RvcmVk:c2VydmVy"
+SCRAM: Final = (
+    "SCRAM-SHA-256$4096:MDEyMzQ1Njc4OWFiY2RlZg=="
+    "$tSgetjYW5SQlNzIxJAKMryuDGH8Snw5oWcj1eOW0ZyI=:bbZ1dJMgYYaKKR1fU1oGHkWJzi9OQY4yU8Fuksa1t70="
+)
 MD5: Final = "md5" + "0123456789abcdef" * 2
 
 

@@ -328,6 +328,12 @@ def test_auth_dbname_is_where_it_asks() -> None:
     )
 
 
+def test_a_database_to_ask_in_that_does_not_exist() -> None:
+    # no file says so: the rules forbid it
+    config = Config(auth_user="x", auth_dbname="none", databases={"app": Database(name="app")})
+    assert config.auth_settings("app") is None
+
+
 # TLS and TCP
 
 

@@ -211,7 +211,7 @@ def test_files_that_include_themselves(ini: Ini, tmp_path: Path) -> None:
         ("[databases]\napp = host=\n", "2: databases.app: must be key=value pairs"),
         ("[databases]\napp = host='x\n", "2: databases.app: must be key=value pairs"),
         ("[databases]\napp = host='x'y\n", "2: databases.app: must be key=value pairs"),
-        ("[databases]\napp = host=''\n", "2: databases.app.host: must have a host"),
+        ("[databases]\napp = host=''\n", "2: databases.app.host: must be a host"),
         ("%include /none/such\n", "/none/such: No such file"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from tests.configurations import ANY, MD5, SCRAM, load_error, pool, read, wrong
 from txproxy.config import Secret, load
+from txproxy.wire.scram import Verifier
 
 PLAIN = "correct horse"
 
@@ -26,6 +27,8 @@ PLAIN = "correct horse"
         (f"{MD5}0", "plain"),
         ("SCRAM-SHA-256$", "plain"),
         (SCRAM.replace("4096", "many"), "plain"),
+        (SCRAM[:-1], "plain"),
+        (SCRAM.replace("$4096:", "$4096:="), "plain"),
         (f"{SCRAM}\n", "plain"),
     ],
 )
@@ -64,6 +67,19 @@ def test_what_is_no_password(written: str) -> None:
     assert wrong(f"[users.ann]\npassword = {written}\n{ANY}").startswith(
         "2: users.ann.password: must be "
     )
+
+
+def test_a_verifier_that_was_cut_off_is_no_plain_password() -> None:
+    said = wrong(f'[users.ann]\npassword = "{SCRAM[:-1]}"\n{ANY}')
+    assert said.startswith("2: users.ann.password: begins as a SCRAM verifier and is none")
+
+
+def test_a_verifier_is_what_logins_take_for_one() -> None:
+    for salt in (b"1", b"12", b"123", b"0123456789abcdef"):
+        text = str(Verifier.of(PLAIN, salt))
+        assert Secret(text).kind == "scram-sha-256"
+        assert Verifier.parse(text) is not None
+    assert Verifier.parse(SCRAM[:-1]) is None
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])

@@ -180,11 +180,12 @@ def test_wrong_values_in_proxy(line: str, problem: str) -> None:
     [
         ('host = "a,b"', 'must be a list where there is more than one: ["one", "two"]'),
         ('host = ["a", "a"]', "has a host in it twice"),
-        ("host = []", "must have a host in it"),
+        ("host = []", "must be a host, or a list"),
         ('host = "127.0.0.1:5432"', "must be a host without a port"),
         ('host = "unix:/run"', "write only the directory"),
         ('host = "@abstract"', "must not be an abstract socket"),
-        ('host = ""', "must be a string, and not an empty one"),
+        ('host = ""', "must be a host, or a list"),
+        ('host = [""]', "must be a string, and not an empty one"),
         ("port = 0", "must be a whole number from 1 to 65535"),
         ('port = "5432"', "must be a whole number from 1 to 65535"),
         ("dbname = 1", "must be a string"),
@@ -196,10 +197,20 @@ def test_wrong_values_in_a_database(line: str, problem: str) -> None:
     assert wrong(f"[databases.app]\n{line}\n").startswith(f"2: databases.app.{key}: {problem}")
 
 
-@pytest.mark.parametrize("address", ["unix:/x", "9127", "[::1]", ""])
-def test_wrong_addresses_for_metrics(address: str) -> None:
-    said = wrong(f'[metrics]\nlisten = "{address}"\n{ANY}')
-    assert said.startswith("2: metrics.listen: ")
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ('"unix:/x"', "must be an address such as"),
+        ('["127.0.0.1:1", "unix:/x"]', "must be an address such as"),
+        ('["127.0.0.1:1", 1]', "must be an address such as"),
+        ("[]", "must be an address such as"),
+        ('"9127"', '"9127" must be "address:port"'),
+        ('""', '"" must be "address:port"'),
+        ('["127.0.0.1:1", "127.0.0.1:1"]', "has an address in it twice"),
+    ],
+)
+def test_wrong_addresses_for_metrics(value: str, problem: str) -> None:
+    assert wrong(f"[metrics]\nlisten = {value}\n{ANY}").startswith(f"2: metrics.listen: {problem}")
 
 
 # Keys and tables that do not exist
@@ -235,6 +246,11 @@ def test_unknown_names(text: str, problem: str) -> None:
 
 def test_the_first_of_two_errors_is_told() -> None:
     assert wrong("[proxy]\na = 1\nb = 2\n").startswith("2: proxy.a: ")
+
+
+def test_a_line_of_a_string_that_looks_like_a_key_and_is_none() -> None:
+    text = "[databases.app]\nconnect_query = '''\n\"\\q\" = 1\n'''\nport = 0\n"
+    assert wrong(text).startswith("2: databases.app.connect_query: must not have control")
 
 
 def test_the_line_of_a_key_after_a_list_of_several_lines_and_comments() -> None:

@@ -65,7 +65,7 @@ def values(setting: Setting) -> str:
         setting.kind.parse(object())
     except ValueError as error:
         said = str(error).removeprefix("must be ")
-        return "a duration" if said.startswith("a duration") else said
+        return said.split(": ")[0].removesuffix(", and not an empty one")
     raise AssertionError(setting.name)
 
 

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.configurations import MD5, SCRAM
 from txproxy import __version__
 from txproxy.cli import main
+from txproxy.cli.check import describe
+from txproxy.config import parse
 
 CONFIGURATION = """\
 [proxy]
@@ -46,21 +49,31 @@ MEANING = """\
 the proxy
   listens on              127.0.0.1:7000
   listens on              /run/txproxy/.s.PGSQL.7000, mode 0700
-  authentication          trust: every client is who it says it is
   clients                 at most 10000
-  a client's login        at most 1 min
-  connecting to a server  at most 15 s
-  a client that leaves    its statement runs to its end; at most 10 s
-  a rollback of ours      at most 5 s
+  TLS with clients        none
+  TLS with servers        if the server can; its certificate is not looked at
+  connecting to a server  at most 15s
+  a server connection     closed after 10min without use; replaced after 1h
+  a client that leaves    its statement runs to its end; at most 10s
+  a rollback of ours      at most 5s
   shutting down           waits for transactions, no limit
   logs                    info and worse, as text, without literals
+  counters                each 1min
+  metrics                 not served
+
+logins
+  how                     trust: every client is who it says it is
+  a login                 at most 1min
+  on the console          nobody; over a unix socket txproxy, if it is who runs the proxy
+  looking at it           nobody else
 
 database app
   goes to                 [::1]:5432, database real, as user web
-  pool                    at most 5 connections for each user, lent for as long as a client stays
-  waiting for one         at most 2 min
-  idle in a transaction   at most 1.5 s, then the client is told 25P03 and disconnected; \
-a client may set up to 5 min for itself
+  logs in                 without a password
+  pool                    at most 5 connections, lent for as long as a client stays
+  waiting for one         at most 2min
+  idle in a transaction   at most 1500ms, then the client is told 25P03 and disconnected; \
+a client may set up to 5min for itself
   a statement             no limit
   a transaction           no limit
   a silent client         no limit
@@ -68,22 +81,134 @@ a client may set up to 5 min for itself
 any other database
   goes to                 /run/postgresql:5432, database of the name that the client gives, \
 as the user that the client gives
+  logs in                 with the password of the client's user, as far as it is known
   pool                    at most 20 connections for each user, lent for a transaction
-  waiting for one         at most 2 min
-  idle in a transaction   at most 30 s, then it is reported and left alone; \
+  waiting for one         at most 2min
+  idle in a transaction   at most 30s, then it is reported and left alone; \
 a client may only shorten that
-  a statement             at most 250 ms
+  a statement             at most 250ms
   a transaction           no limit
   a silent client         no limit
 
 user ann, in every database
   pool_size               3 connections
-  query_timeout           90 s
-  transaction_timeout     2 h
+  query_timeout           90s
+  transaction_timeout     2h
   client_idle_timeout     off
 
 user bob, in every database
   nothing of its own      as in [proxy] and the databases
+"""
+
+FOR_PRODUCTION = f"""\
+[proxy]
+listen = ["0.0.0.0:7000", "unix:/run/txproxy"]
+unix_socket_group = "web"
+auth_type = "scram-sha-256"
+auth_user = "asker"
+auth_dbname = "auth"
+admin_users = ["ann", "bob"]
+stats_users = ["watch"]
+client_tls_sslmode = "require"
+client_tls_key_file = "/none/key"
+client_tls_cert_file = "/none/cert"
+server_tls_sslmode = "verify-full"
+server_tls_key_file = "/none/key"
+server_tls_cert_file = "/none/cert"
+max_user_connections = 30
+max_user_client_connections = 40
+server_idle_timeout = 0
+log_stats = false
+
+[databases.app]
+host = ["10.0.0.1", "10.0.0.2"]
+user = "web"
+password = "{MD5}"
+min_pool_size = 2
+reserve_pool_size = 3
+max_db_connections = 50
+max_db_client_connections = 60
+server_lifetime = "2h"
+auth_user = "other"
+
+[databases.auth]
+host = ["10.0.0.1", "10.0.0.2"]
+load_balance_hosts = "disable"
+
+[users.asker]
+password = "{SCRAM}"
+
+[users.ann]
+password = "plain"
+deferred_begin = false
+
+[metrics]
+listen = ["127.0.0.1:9127", "[::1]:9127"]
+"""
+
+ITS_MEANING = """\
+the proxy
+  listens on              0.0.0.0:7000
+  listens on              /run/txproxy/.s.PGSQL.7000, mode 0700, group web
+  clients                 at most 10000
+  TLS with clients        for all; others are refused
+  TLS with servers        always; the server's certificate must be signed and in its host's name, \
+with a certificate of ours
+  connecting to a server  at most 15s
+  a server connection     kept, used or not; replaced after 1h
+  a client that leaves    its statement is cancelled; at most 10s
+  a rollback of ours      at most 5s
+  shutting down           waits for transactions, at most 30s
+  logs                    info and worse, as text, without literals
+  counters                not logged
+  metrics                 http://127.0.0.1:9127/metrics, http://[::1]:9127/metrics
+
+logins
+  how                     scram-sha-256: by password
+  passwords               of 2 users, from here
+  passwords of others     asked of database auth by asker
+  a login                 at most 1min
+  on the console          ann, bob; over a unix socket txproxy, if it is who runs the proxy
+  looking at it           watch
+
+database app
+  goes to                 10.0.0.1:5432, 10.0.0.2:5432 (each in turn), database app, as user web
+  logs in                 with an md5 hash from here
+  passwords of others     asked by other
+  pool                    at most 20 connections, lent for a transaction, 2 of them always open
+  reserve                 3 more, for clients that have waited 5s
+  a server connection     kept, used or not; replaced after 2h
+  all its pools           at most 50 connections
+  all pools of a user     at most 30 connections
+  its clients             at most 60
+  clients of one user     at most 40
+  waiting for one         at most 2min
+  idle in a transaction   at most 30s, then it is rolled back and the client is told 25P03; \
+a client may only shorten that
+  a statement             no limit
+  a transaction           no limit
+  a silent client         no limit
+
+database auth
+  goes to                 10.0.0.1:5432, 10.0.0.2:5432 (the first that answers), database auth, \
+as the user that the client gives
+  logs in                 with the password of the client's user, as far as it is known
+  pool                    at most 20 connections for each user, lent for a transaction
+  all pools of a user     at most 30 connections
+  clients of one user     at most 40
+  waiting for one         at most 2min
+  idle in a transaction   at most 30s, then it is rolled back and the client is told 25P03; \
+a client may only shorten that
+  a statement             no limit
+  a transaction           no limit
+  a silent client         no limit
+
+user asker, in every database
+  password                a verifier
+
+user ann, in every database
+  password                a plain password
+  deferred_begin          false
 """
 
 
@@ -99,6 +224,40 @@ def test_check_says_what_the_configuration_means(
 ) -> None:
     assert main(["check", str(path)]) == 0
     assert capsys.readouterr() == (MEANING.format(path=path), "")
+
+
+def test_check_says_what_a_configuration_for_production_means() -> None:
+    assert "\n".join([*describe(parse(FOR_PRODUCTION, "x"))][2:]) + "\n" == ITS_MEANING
+
+
+@pytest.mark.parametrize(
+    ("side", "mode"), [("client", "require"), ("client", "verify-full"), ("server", "prefer")]
+)
+def test_certificates_that_are_not_there(
+    side: str, mode: str, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = "".join(f'{side}_tls_{name}_file = "/none"\n' for name in ("key", "cert", "ca"))
+    path.write_text(f'[proxy]\n{side}_tls_sslmode = "{mode}"\n{files}[databases."*"]\n')
+    assert main(["check", str(path)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"{side}_tls_")
+    assert "/none" in said.err
+
+
+def test_check_of_a_pgbouncer_ini_says_what_is_not_needed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "pgbouncer.ini"
+    path.write_text("[databases]\n* = \n[pgbouncer]\nauth_user = x\npidfile = y\n")
+    assert main(["check", str(path)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[:4] == [
+        f"{path} is a valid configuration.",
+        "",
+        f"{path}:5: pidfile: not written: the proxy does not leave its terminal",
+        "",
+    ]
 
 
 def test_check_reads_proxy_toml_in_the_working_directory(

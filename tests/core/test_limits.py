@@ -210,6 +210,16 @@ def test_a_pool_that_has_left_holds_nothing_in_its_groups() -> None:
     assert not town.group("app").unused
 
 
+def test_a_connection_that_comes_when_its_pool_has_left_is_closed() -> None:
+    town, ann, _ = two(limit=1)
+    client = ann.asks()
+    client.leaves()
+    ann.pool.leave()
+    assert ann.connects().finished
+    assert town.counts == [0, 0]
+    assert town.group("app").connections == 0
+
+
 # Idle backends first.
 
 

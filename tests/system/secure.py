@@ -6,6 +6,7 @@ has signed `fake`, which says that it is app.
 """
 
 import contextlib
+import hashlib
 import os
 import select
 import shutil
@@ -18,8 +19,9 @@ from typing import Final
 
 from tests.system import wire
 from tests.system.proxy import direct
-from tests.system.wire import Wire
+from tests.system.wire import Message, Wire
 from txproxy.cli.embedded import EmbeddedPostgres
+from txproxy.wire.scram import ScramClient
 
 _CERTIFICATES: Final = Path(__file__).parent / "certs"
 SSL_REQUEST: Final = wire.packet(wire.SSL_REQUEST)
@@ -69,6 +71,54 @@ def tls_wire(
             assert plain.recv(2) == b"S"
         with context.wrap_socket(plain, server_hostname="localhost") as inside:
             yield Wire.of(inside)
+
+
+class InPieces:
+    """TLS on a connection, with what is sent cut into pieces of this size."""
+
+    def __init__(self, plain: socket.socket, context: ssl.SSLContext, size: int) -> None:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._plain = plain
+        self._size = size
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
+
+    def handshake(self) -> None:
+        """All but the sending of its last part, which goes out with the first data as with libpq.
+
+        Raises ssl.SSLError.
+        """
+        while True:
+            try:
+                self._tls.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                self._flush()
+                self._more()
+
+    def send(self, data: bytes) -> None:
+        """Send."""
+        self._tls.write(data)
+        self._flush()
+
+    def receive(self) -> bytes:
+        """Some of the next bytes."""
+        while True:
+            try:
+                return self._tls.read(1 << 16)
+            except ssl.SSLWantReadError:
+                self._more()
+
+    def _more(self) -> None:
+        data = self._plain.recv(1 << 16)
+        if not data:
+            raise ConnectionError("closed too early")
+        self._incoming.write(data)
+
+    def _flush(self) -> None:
+        data = self._outgoing.read()
+        for i in range(0, len(data), self._size):
+            self._plain.sendall(data[i : i + self._size])
 
 
 def with_tls(server: EmbeddedPostgres, certificates: Certificates) -> None:
@@ -171,3 +221,56 @@ def _pass_on(near: socket.socket, far: socket.socket) -> None:
                 if not data:
                     return
                 (far if source is near else near).sendall(data)
+
+
+# Logins by hand.
+
+
+def password_message(body: bytes) -> bytes:
+    """What a client answers to AuthenticationXxx."""
+    return wire.message(b"p", body)
+
+
+def sasl_initial(first: bytes, mechanism: bytes = b"SCRAM-SHA-256") -> bytes:
+    """SASLInitialResponse."""
+    return password_message(mechanism + b"\0" + struct.pack("!i", len(first)) + first)
+
+
+def log_in_by_scram(
+    client: Wire, parameters: dict[str, str], password: str, protocol: int = wire.PROTOCOL_3_0
+) -> list[Message]:
+    """What comes back, to ReadyForQuery or an error."""
+    exchange = ScramClient(password, None, None)
+    client.send(wire.startup(parameters, protocol))
+    heard = client.until("RE")
+    if heard[-1].kind == "E":
+        return heard
+    client.send(sasl_initial(exchange.first()))
+    heard += client.until("RE")
+    if heard[-1].kind == "E":
+        return heard
+    client.send(password_message(exchange.final(heard[-1].body[4:])))
+    heard += client.until("RE")
+    if heard[-1].kind == "E":
+        return heard
+    exchange.verify(heard[-1].body[4:])
+    return [*heard, *client.until("ZE")]
+
+
+def secret_file(directory: Path, secret: str) -> dict[str, str]:
+    """The setting that names a file with this password, which others cannot read."""
+    path = directory / f"password-{hashlib.sha256(secret.encode()).hexdigest()[:8]}"
+    path.touch(0o600)
+    path.write_text(secret, encoding="utf-8")
+    return {"password_file": str(path)}
+
+
+def stored(server: EmbeddedPostgres, user: str) -> str:
+    """What the server has in pg_authid for a user's password."""
+    with direct(server, "postgres") as connection:
+        found = connection.execute(
+            "SELECT rolpassword FROM pg_authid WHERE rolname = %s", [user]
+        ).fetchone()
+    assert found is not None
+    secret: str = found[0]
+    return secret

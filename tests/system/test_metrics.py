@@ -156,7 +156,7 @@ def test_counters_outlive_pools(server: EmbeddedPostgres) -> None:
     settings = {"server_idle_timeout": "100ms"}
     with Running(server, proxy=settings, databases={DATABASE: {}, "twin": {}}) as running:
         scrapes = [running.scrape()]
-        for database in (DATABASE, "twin", DATABASE, "twin"):
+        for database in (DATABASE, "twin", DATABASE):
             with running.connect(database, autocommit=True) as connection:
                 for _ in range(5):
                     ask(connection)
@@ -168,11 +168,11 @@ def test_counters_outlive_pools(server: EmbeddedPostgres) -> None:
             scrapes.append(gone)
         for earlier, later in itertools.pairwise(scrapes):
             assert_not_less(earlier, later)
-        for database in (DATABASE, "twin"):
+        for database, logins in ((DATABASE, 2), ("twin", 1)):
             labels = {"database": database, "user": USER}
-            assert scrapes[-1].value("client_logins_total", **labels) == 2
-            assert scrapes[-1].value("queries_total", **labels) >= 10
-            assert scrapes[-1].value("backends_opened_total", **labels) >= 2
+            assert scrapes[-1].value("client_logins_total", **labels) == logins
+            assert scrapes[-1].value("queries_total", **labels) >= 5 * logins
+            assert scrapes[-1].value("backends_opened_total", **labels) >= logins
 
 
 # Alive and ready.
@@ -184,9 +184,11 @@ def test_alive_and_ready(running: Running) -> None:
 
 
 def test_not_ready_while_paused(running: Running) -> None:
-    with running.connect(autocommit=True) as client:
+    with (
+        running.connect(autocommit=True) as client,
+        running.connect("txproxy", autocommit=True) as console,
+    ):
         ask(client)
-    with running.connect("txproxy", autocommit=True) as console:
         console.execute("PAUSE")
         try:
             assert running.http("/readyz") == (503, "paused\n")

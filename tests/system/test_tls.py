@@ -33,6 +33,7 @@ from tests.system.proxy import (
 from tests.system.secure import (
     SSL_REQUEST,
     Certificates,
+    InPieces,
     Terminator,
     pg_hba,
     tls_wire,
@@ -317,35 +318,15 @@ def test_the_handshake_comes_in_pieces(
     proxy: Proxy, certificates: Certificates, size: int, direct_tls: bool
 ) -> None:
     with socket.create_connection((proxy.host, proxy.port), PATIENCE) as plain:
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not direct_tls:
             plain.sendall(SSL_REQUEST)
             assert plain.recv(2) == b"S"
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        inside = certificates.client().wrap_bio(incoming, outgoing, server_hostname="localhost")
-        while True:
-            try:
-                inside.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                send_in_pieces(plain, outgoing.read(), size)
-                incoming.write(plain.recv(1 << 16))
-        inside.write(wire.startup(LOGIN))
-        # the end of the handshake and the start-up packet come together, as libpq sends them
-        send_in_pieces(plain, outgoing.read(), size)
+        client = InPieces(plain, certificates.client(), size)
+        client.handshake()
+        client.send(wire.startup(LOGIN))
         said = b""
         while not said.endswith(b"Z\0\0\0\5I"):
-            try:
-                said += inside.read(1 << 16)
-            except ssl.SSLWantReadError:
-                data = plain.recv(1 << 16)
-                assert data, said
-                incoming.write(data)
-
-
-def send_in_pieces(sock: socket.socket, data: bytes, size: int) -> None:
-    for i in range(0, len(data), size):
-        sock.sendall(data[i : i + size])
+            said += client.receive()
 
 
 def works(inside: socket.socket) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from txproxy.backends.tls import server_context
 from txproxy.config import (
     ANY_DATABASE,
     SETTINGS,
@@ -16,6 +17,7 @@ from txproxy.config import (
     User,
     duration_text,
 )
+from txproxy.net.tls import client_context
 
 LOGINS: Final = {
     "trust": "trust: every client is who it says it is",
@@ -44,7 +46,12 @@ KINDS: Final = {"plain": "a plain password", "md5": "an md5 hash", "scram-sha-25
 
 
 def check(config: Config) -> int:
-    """Print what the configuration means; returns the exit code, 0."""
+    """Print what the configuration means; returns the exit code, 0.
+
+    Raises ConfigError: certificates and keys are not what they should be.
+    """
+    client_context(config.client_tls)
+    server_context(config.server_tls)
     for line in describe(config):
         print(line)
     return 0

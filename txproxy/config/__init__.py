@@ -1,7 +1,7 @@
 """The configuration: a file → a Config, or a ConfigError that names file, line and key.
 
 `values` has what values can be, `table` every setting, `model` what becomes of them, `rules` what
-cannot be together; `toml` reads a proxy.toml, `ini` a pgbouncer.ini.
+cannot be together; `toml` reads a proxy.toml, `ini` a pgbouncer.ini by the words of `pgbouncer`.
 """
 
 from txproxy.config import files, ini

@@ -156,15 +156,12 @@ class _Ini:
     def _error(self, key: KeyPath, problem: str) -> ConfigError:
         """The error for a combination, where the nearest of its keys stands."""
         kind, name = key[0], key[1]
-        if kind == "proxy":
-            entries = self.sections["pgbouncer"]
-            places = LISTENING if name == "listen" else (name,)
-            found = next((entries[place] for place in places if place in entries), None)
-            return found.error(problem) if found else ConfigError(problem, file=self.path, key=name)
-        entry = self.sections[kind].get(name)
-        if entry is None:
-            return ConfigError(problem, file=self.path, key=dotted(key))
-        return entry.error(problem, *key[2:])
+        entries = self.sections["pgbouncer" if kind == "proxy" else kind]
+        places = LISTENING if key == ("proxy", "listen") else (name,)
+        found = next((entries[place] for place in places if place in entries), None)
+        if found is None:
+            return ConfigError(problem, file=self.path, key=name)
+        return found.error(problem, *key[2:])
 
     def _proxy(self) -> dict[str, Any]:
         known = {each.name: each for each in SETTINGS if "proxy" in each.tables}

@@ -38,8 +38,8 @@ _NOTED_HERE: Final[dict[str, str]] = {
     "logfile": _LOG,
     "login_notify_message": "clients get no message of ours",
     "max_packet_size": "not needed: messages are passed on as they come, of whatever size",
-    "max_prepared_statements": "not needed: a client that prepares statements keeps its server "
-    "connection",
+    "max_prepared_statements": "not needed: a client that prepares statements keeps its server"
+    " connection",
     "peer_id": "has no meaning without peers",
     "pidfile": "not written: the proxy does not leave its terminal",
     "pkt_buf": _OURS,
@@ -48,7 +48,7 @@ _NOTED_HERE: Final[dict[str, str]] = {
     "resolv_conf": _SYSTEM,
     "sbuf_loopcnt": _OURS,
     "scram_iterations": "not needed: those of the server's verifiers hold",
-    "server_check_query": "not needed: a server connection is tried with an empty query",
+    "server_check_query": "not needed: unused server connections are asked with an empty query",
     "server_fast_close": "a client in session mode keeps its server connection until it leaves",
     "server_reset_query": _RESET,
     "server_reset_query_always": _RESET,
@@ -120,6 +120,7 @@ PEERS: Final = (
 
 NOTED_VALUES: Final[dict[tuple[str, str], str]] = {
     ("auth_type", "trust"): "users need not be in auth_file: anybody is let in",
+    ("server_check_delay", "0"): "0 is never, not always",
     ("server_lifetime", "0"): "0 is for ever, not a single use",
 }
 """Values that mean something else here."""

@@ -162,7 +162,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "client_encoding",
         DATABASES,
         values.TEXT_OR_NOTHING,
-        "the parameter with which server connections begin",
+        "the parameter of this name, with which a server connection begins",
     ),
     Setting("datestyle", DATABASES, values.TEXT_OR_NOTHING, "the same"),
     Setting("timezone", DATABASES, values.TEXT_OR_NOTHING, "the same"),
@@ -189,7 +189,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "min_pool_size",
         PROXY_AND_DATABASES,
         values.CONNECTIONS_OR_NONE,
-        "server connections that are kept open, used or not",
+        "server connections that are kept open, used or not, and opened ahead where user is set",
     ),
     Setting(
         "reserve_pool_size",
@@ -330,7 +330,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "server_check_delay",
         PROXY,
         values.DURATION,
-        "after how long without use a server connection is tried before it is lent; 0: always",
+        "how often an unused server connection is asked whether it still answers; 0: never",
     ),
     Setting(
         "cancel_on_disconnect",
@@ -393,8 +393,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         values.TEXT_OR_NOTHING,
         "the authorities that may have signed a server's certificate",
     ),
-    Setting("server_tls_protocols", PROXY, values.PROTOCOLS, "as client_tls_protocols"),
-    Setting("server_tls_ciphers", PROXY, values.TEXT, "as client_tls_ciphers"),
+    Setting("server_tls_protocols", PROXY, values.PROTOCOLS, "the same with servers"),
+    Setting("server_tls_ciphers", PROXY, values.TEXT, "the same with servers"),
     Setting("tcp_keepalive", PROXY, values.BOOLEAN, "keepalive on every TCP connection"),
     Setting(
         "tcp_keepidle",
@@ -437,7 +437,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("log_connections", PROXY, values.BOOLEAN, "log each client that logs in"),
     Setting("log_disconnections", PROXY, values.BOOLEAN, "log each client that leaves, and why"),
     Setting("log_stats", PROXY, values.BOOLEAN, "log the counters of each pool"),
-    Setting("stats_period", PROXY, values.DURATION, "how often; also for averages"),
+    Setting("stats_period", PROXY, values.DURATION, "how often, and what SHOW STATS averages over"),
     Setting(
         "metrics.listen",
         ("metrics",),

@@ -18,6 +18,11 @@ LONGEST_DURATION: Final = 365 * 24 * 3600.0
 LONGEST_SOCKET_PATH: Final = 107  # sun_path holds 108 bytes, with a NUL at the end
 HIDDEN: Final = "********"
 
+# Iterations, salt, and two keys of 32 bytes, all in base64.
+_SALT: Final = "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)"
+_KEY: Final = "[A-Za-z0-9+/]{43}="
+VERIFIER: Final = re.compile(rf"SCRAM-SHA-256\$[1-9][0-9]{{0,9}}:{_SALT}\${_KEY}:{_KEY}")
+
 
 # What values become
 
@@ -65,9 +70,7 @@ class Secret:
         """Which it is: "plain", "md5" or "scram-sha-256"; PostgreSQL tells them apart so too."""
         if re.fullmatch(r"md5[0-9a-f]{32}", self.text):
             return "md5"
-        base64 = "[A-Za-z0-9+/]+={0,2}"
-        verifier = rf"SCRAM-SHA-256\$[0-9]+:{base64}\${base64}:{base64}"
-        return "scram-sha-256" if re.fullmatch(verifier, self.text) else "plain"
+        return "scram-sha-256" if VERIFIER.fullmatch(self.text) else "plain"
 
     def __repr__(self) -> str:
         return HIDDEN
@@ -206,7 +209,10 @@ def secret(value: object) -> Secret:
         raise ValueError("must be a string, and not an empty one")
     if "\0" in value or "\n" in value or "\r" in value or not _is_utf8(value):
         raise ValueError("must be one line of UTF-8")
-    return Secret(value)
+    found = Secret(value)
+    if value.startswith("SCRAM-SHA-256$") and found.kind == "plain":
+        raise ValueError("begins as a SCRAM verifier and is none; was it cut off?")
+    return found
 
 
 def _is_utf8(written: str) -> bool:
@@ -232,11 +238,9 @@ def _show_list(values: Iterable[object]) -> str:
 
 
 def _hosts(value: object) -> tuple[str, ...]:
-    if not isinstance(value, str | list):
+    if not isinstance(value, str | list) or not value:
         raise ValueError('must be a host, or a list such as ["one", "two"]')
     written = value if isinstance(value, list) else [value]
-    if not written:
-        raise ValueError("must have a host in it")
     hosts = tuple(map(_host, written))
     if len(set(hosts)) < len(hosts):
         raise ValueError("has a host in it twice")
@@ -272,15 +276,13 @@ def _show_address(address: Address) -> str:
 
 def _metrics(value: object) -> tuple[TcpAddress, ...]:
     written = value if isinstance(value, list) else [value]
-    found = []
-    for each in written:
-        address = _address(each) if isinstance(each, str) else None
-        if not isinstance(address, TcpAddress):
-            raise ValueError('must be an address such as "127.0.0.1:9127", or a list of them')
-        found.append(address)
-    if len(set(found)) < len(found):
+    found = [_address(each) for each in written if isinstance(each, str)]
+    addresses = tuple(each for each in found if isinstance(each, TcpAddress))
+    if not addresses or len(addresses) < len(written):
+        raise ValueError('must be an address such as "127.0.0.1:9127", or a list of them')
+    if len(set(addresses)) < len(addresses):
         raise ValueError("has an address in it twice")
-    return tuple(found)
+    return addresses
 
 
 def _address(written: str) -> Address:

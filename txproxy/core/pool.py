@@ -110,7 +110,8 @@ class Pool:
         return not (self.sessions or self.backends or self.connecting or kept)
 
     def leave(self) -> None:
-        """The pool is forgotten: its groups know it no more."""
+        """The pool is forgotten; what is still being connected is closed when it comes."""
+        self._attempts_are_outdated()
         self._sated()
         self.database.pools.discard(self)
         self.user.pools.discard(self)
@@ -290,7 +291,7 @@ class Pool:
         self.stats.backends_opened += 1
         self.backends.add(backend)
         if self._is_outdated(epoch):
-            backend.close("RECONNECT")
+            backend.close("outdated")
             return
         if self._base_of != self.epoch:
             self._base_of = self.epoch
@@ -378,14 +379,17 @@ class Pool:
 
     def reconnect(self) -> None:
         """Replace all backends, each as soon as nobody needs it; also those being connected."""
-        self.epoch += 1
-        self._outdated = self.connecting
+        self._attempts_are_outdated()
         self._back_off.reset()
         for backend in self.backends:
             backend.retiring = "RECONNECT"
         for backend in list(self.idle):
             backend.close("RECONNECT")
         self.want()
+
+    def _attempts_are_outdated(self) -> None:
+        self.epoch += 1
+        self._outdated = self.connecting
 
     def credentials_changed(self) -> None:
         """Other credentials to log in with: that attempts have failed says nothing any more."""

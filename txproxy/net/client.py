@@ -4,6 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from txproxy.backends import reach
@@ -73,7 +74,7 @@ class Client(asyncio.Protocol):
             self.address = f"unix pid={_peer(transport)[0]}"
         else:
             self.address = f"{peer[0]}:{peer[1]}"
-            reach.keep_alive(transport, self._server.config.tcp)
+            reach.keep_alive(transport, self._server.tcp)
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
@@ -172,7 +173,7 @@ class Client(asyncio.Protocol):
         self._pid, secret = self._server.keys.issue(self.session, self._has_long_key)
         self.write(
             encode.AUTHENTICATION_OK
-            + b"".join(encode.parameter_status(name, value) for name, value in params.items())
+            + _parameters(tuple(params.items()))
             + encode.backend_key_data(self._pid, secret)
             + encode.ready(IDLE)
         )
@@ -219,6 +220,12 @@ class Client(asyncio.Protocol):
                 transport.pause_reading()
             else:
                 transport.resume_reading()
+
+
+@lru_cache(maxsize=1000)
+def _parameters(named: tuple[tuple[str, str], ...]) -> bytes:
+    """What nearly all clients are told alike."""
+    return b"".join(encode.parameter_status(name, value) for name, value in named)
 
 
 def _drop(_data: bytes) -> None:

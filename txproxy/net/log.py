@@ -79,6 +79,10 @@ def unhandled(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None
 
 def set_up(log_format: str, level: str) -> None:
     """Log to stderr."""
+    # What logging looks up for each line and no line of ours says.
+    logging.logThreads = False
+    logging.logMultiprocessing = False
+    logging.logProcesses = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     LOGGER.handlers[:] = [handler]

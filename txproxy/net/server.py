@@ -68,6 +68,7 @@ class Server:
         self.stopping = asyncio.Event()
         self.stop_mode = ""
         self.tls = tls.client_context(config.client_tls)
+        self.tcp = config.tcp
         self.authenticator = Authenticator(self)
         self.admin = Admin(self)
         self.janitor = Janitor(self)
@@ -246,6 +247,7 @@ class Server:
     def apply(self, config: Config) -> None:
         """From now on this configuration. Raises ConfigError, and then nothing has changed."""
         self.tls = tls.client_context(config.client_tls)
+        self.tcp = config.tcp
         self.config = config
         self._settings.clear()
         for name, group in self.databases.items():
@@ -336,12 +338,14 @@ class Server:
     def _pool(self, database: str, user: str) -> Pool | None:
         if console.is_console(database):
             return self._console_pool(database)
-        settings = self.config.pool_settings(database, user)
-        if settings is None:
+        found = self.config.database(database)
+        if found is None:
             return None
-        key = (database, settings.server_user)
+        key = (database, found.user or user)
         pool = self.pools.get(key)
         if pool is None:
+            settings = self.config.pool_settings(database, user)
+            assert settings is not None
             pool = Pool(settings, self, self._database(database), self._user(settings.server_user))
             self._set_credentials(pool, settings)
             self.pools[key] = pool

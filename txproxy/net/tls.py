@@ -2,10 +2,12 @@
 
 import asyncio
 import ssl
-from typing import Any
+from typing import Any, Final
 
 from txproxy.backends.tls import VERIFYING, configure
 from txproxy.config import TlsSettings
+
+_CLOSED: Final = "closed during the TLS handshake"
 
 
 def client_context(settings: TlsSettings) -> ssl.SSLContext | None:
@@ -40,17 +42,30 @@ async def accept(
     among them); then the connection is closed, and `connection_lost` may not have been called.
     """
     loop = asyncio.get_running_loop()
+    starting = loop.create_task(_start(transport, protocol, context, timeout))
     if already:
-        # start_tls() puts its own protocol in place and has it begin in a callback of its own: what
-        # is there goes in behind that, and before anything is read from the socket.
+        # start_tls() begins its handshake and then resumes reading, in two callbacks of the same
+        # turn of the loop. What is there goes in behind them in that turn: the turn after has data
+        # from the socket.
         loop.call_soon(loop.call_soon, _hand_over, transport, already)
-    inside = await loop.start_tls(
-        transport, protocol, context, server_side=True, ssl_handshake_timeout=timeout
-    )
+    inside = await starting
     # A connection that we close meanwhile is no error to start_tls().
     if inside is None or inside.is_closing():
-        raise ConnectionResetError("closed during the TLS handshake")
+        raise ConnectionResetError(_CLOSED)
     return inside
+
+
+async def _start(
+    transport: asyncio.Transport,
+    protocol: asyncio.Protocol,
+    context: ssl.SSLContext,
+    timeout: float,
+) -> asyncio.Transport | None:
+    if transport.is_closing():  # start_tls() would wait for nothing
+        raise ConnectionResetError(_CLOSED)
+    return await asyncio.get_running_loop().start_tls(
+        transport, protocol, context, server_side=True, ssl_handshake_timeout=timeout
+    )
 
 
 def _hand_over(transport: asyncio.Transport, data: bytes) -> None:
