@@ -384,7 +384,7 @@ def test_an_auth_file_that_is_not_there(wrong: Wrong) -> None:
 
 
 def test_a_plain_password_that_others_can_read(ini: Ini) -> None:
-    users = ini(f'"ann" "{SCRAM}"\n"bob" "{MD5}"\n"eve" "plain"\n', "userlist.txt", mode=0o640)
+    users = ini(f'"ann" "{SCRAM}"\n"bob" "{MD5}"\n"eve" "plain"\n', "userlist.txt", mode=0o644)
     with pytest.raises(ConfigError) as caught:
         load(ini(with_app(f"auth_file = {users}")))
     assert str(caught.value).startswith(f"{users}:3: users.eve: a plain password is in {users},")

@@ -139,7 +139,7 @@ def test_a_password_in_two_places(table: str, monkeypatch: pytest.MonkeyPatch) -
 # Who else can read them
 
 
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o602, 0o601])
+@pytest.mark.parametrize("mode", [0o644, 0o604, 0o620, 0o660, 0o602, 0o601])
 def test_a_plain_password_that_others_can_read(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "proxy.toml"
     path.write_text(f'[users.ann]\npassword = "{PLAIN}"\n{ANY}')
@@ -155,7 +155,7 @@ def test_a_plain_password_that_others_can_read(tmp_path: Path, mode: int) -> Non
     assert said.startswith(f"2: users.ann.password_file: a plain password is in {password}, which")
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o400])
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o440])
 def test_a_plain_password_that_only_we_can_read(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "proxy.toml"
     path.write_text(f'[users.ann]\npassword = "{PLAIN}"\n{ANY}')

@@ -2,8 +2,9 @@
 
 import pytest
 
-from txproxy.core.console import ADMIN, ANYBODY, COMMANDS, STATS, Call, CommandError, parse
+from txproxy.core.console import ADMIN, ANYBODY, COMMANDS, STATS, Call, parse
 from txproxy.core.tables import COLUMNS
+from txproxy.errors import TxproxyError
 
 
 def read(text: str) -> tuple[str, str, str]:
@@ -137,14 +138,14 @@ def test_what_drivers_say_unasked(text: str, command: str) -> None:
 )
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(
-        CommandError, match=r"(?s)^invalid command '.*', use SHOW HELP;$"
+        TxproxyError, match=r"(?s)^invalid command '.*', use SHOW HELP;$"
     ) as refused:
         parse(text)
     assert refused.value.sqlstate == "42601"
 
 
 def test_a_long_text_is_not_repeated_whole() -> None:
-    with pytest.raises(CommandError) as refused:
+    with pytest.raises(TxproxyError) as refused:
         parse("SELECT " + "x" * 60_000)
     assert len(refused.value.message) < 300
 

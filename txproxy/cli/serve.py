@@ -49,6 +49,7 @@ async def _serve(config: Config) -> int:
             server.stop("servers")
 
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(log.unhandled)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_signal)
     loop.add_signal_handler(signal.SIGHUP, _reload, server)

@@ -10,7 +10,9 @@ from txproxy.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, repr=False)
 class File:
-    """A file's text. `private`: neither its group nor others may read or write it."""
+    """A file's text. `private`: its group may read it at most (so Debian installs userlist.txt),
+    and others nothing.
+    """
 
     path: str
     text: str
@@ -21,7 +23,7 @@ def read(path: str) -> File:
     """Raises ConfigError: it cannot be read, or is not UTF-8."""
     try:
         with Path(path).open("rb") as file:
-            private = os.fstat(file.fileno()).st_mode & 0o077 == 0
+            private = os.fstat(file.fileno()).st_mode & 0o037 == 0
             raw = file.read()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         problem = getattr(error, "strerror", None) or "cannot be read"

@@ -21,12 +21,6 @@ ADMIN: Final = 2
 ROLES: Final = ("anybody", "stats_users", "admin_users")
 
 
-class CommandError(TxproxyError):
-    """A command that cannot be read."""
-
-    sqlstate = "42601"
-
-
 @dataclass(frozen=True)
 class Command:
     """`argument` as HELP shows it; in brackets if it may be left out, "" if there is none."""
@@ -169,7 +163,7 @@ def _words(text: str) -> list[_Word] | None:
 
 
 def parse(text: str) -> Call | None:
-    """What a text asks for; None if there is nothing in it. Raises CommandError.
+    """What a text asks for; None if there is nothing in it. Raises TxproxyError 42601.
 
     Key words in any case. Names of databases as they are, in double quotes if they are no words.
     """
@@ -178,7 +172,9 @@ def parse(text: str) -> Call | None:
         return None
     call = _call(words, text) if words is not None else None
     if call is None:
-        raise CommandError(f"invalid command '{text.strip()[:_LONGEST]}', use SHOW HELP;")
+        raise TxproxyError(
+            f"invalid command '{text.strip()[:_LONGEST]}', use SHOW HELP;", sqlstate="42601"
+        )
     return call
 
 

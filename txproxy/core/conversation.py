@@ -222,7 +222,7 @@ class Conversation:
 
     def _query(self, body: bytes) -> bytes:
         try:
-            call = parse(text(body[:-1]))
+            call = parse(text(body.split(b"\0", 1)[0]))
             if call is None:
                 return encode.EMPTY_QUERY
             was_failed = self.status == IN_FAILED
@@ -253,10 +253,11 @@ class Conversation:
             self._skipping = True
             return _error(error)
         if kind == CLOSE:
-            if body[:1] == b"S":
-                self._statements.pop(body[1:-1], None)
+            what, name = _named(body)
+            if what == b"S":
+                self._statements.pop(name, None)
             else:
-                self._portals.pop(body[1:-1], None)
+                self._portals.pop(name, None)
         return encode.CLOSE_COMPLETE
 
     def _parse(self, body: bytes) -> bytes:
@@ -294,8 +295,8 @@ class Conversation:
         return encode.BIND_COMPLETE
 
     def _describe(self, body: bytes) -> bytes:
-        name = body[1:-1]
-        if body[:1] == b"S":
+        what, name = _named(body)
+        if what == b"S":
             if name not in self._statements:
                 raise _no_statement(name)
             described = _columns(self._statements[name])
@@ -382,6 +383,12 @@ def _split(body: bytes) -> tuple[bytes, bytes, bytes]:
     if len(parts) < 3:
         raise TxproxyError("invalid message format", sqlstate="08P01")
     return parts[0], parts[1], parts[2]
+
+
+def _named(body: bytes) -> tuple[bytes, bytes]:
+    """What a Describe or Close is about, S or P, and its name."""
+    said = body.split(b"\0", 1)[0]
+    return (said[:1], said[1:]) if said else (b"", b"")
 
 
 def _int16(data: bytes, i: int) -> int:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from txproxy.core.session import Session
 
 _ACCEPTED_LIMIT: Final = 1000
+_FAILURE_COUNTS: Final = 30.0  # seconds
 _TRUSTED: Final = 1.0  # seconds that an idle backend is taken to be alive
 _UPKEEP_EVERY: Final = 1.0  # seconds
 _CLOSED: Final = {"C": "08006", "M": "the server closed the connection"}
@@ -100,8 +101,10 @@ class Pool:
 
     @property
     def failing(self) -> bool:
-        """Whether the last attempt to connect has failed."""
-        return self._back_off.pause > 0
+        """Whether the last attempt to connect has failed, and was not long ago: a pool whose
+        clients are idle makes none, and says nothing about its server.
+        """
+        return self._back_off.pause > 0 and self.outside.now - self._begun_at < _FAILURE_COUNTS
 
     @property
     def unused(self) -> bool:

@@ -151,7 +151,9 @@ class Server:
     def addresses(self) -> list[str]:
         """Where it listens, with the ports that the system chose where the configuration says 0."""
         names = [sock.getsockname() for server in self._listeners for sock in server.sockets]
-        return [name if isinstance(name, str) else f"{name[0]}:{name[1]}" for name in names]
+        return [
+            name if isinstance(name, str) else str(TcpAddress(name[0], name[1])) for name in names
+        ]
 
     def _fill_pools(self) -> None:
         """Make the pools whose user is known before a client comes, for min_pool_size."""
@@ -469,7 +471,8 @@ class Server:
         found: dict[tuple[str, str], Stats] = {}
         for key, stats in self.forgotten.items():
             found.setdefault(key, Stats()).add(stats)
-        for key, pool in self.pools.items():
+        for pool in (*self.pools.values(), *self.orphans):
+            key = (pool.settings.database, pool.settings.server_user)
             found.setdefault(key, Stats()).add(pool.stats)
         return [(database, user, stats) for (database, user), stats in found.items()]
 
