@@ -118,7 +118,7 @@ def test_the_servers_own_verifier_is_enough(guarded: EmbeddedPostgres, tmp_path:
             admin.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'scram'"
             )
-        proxy.wait_for("backend closed", 3)
+        assert not wait_until(lambda: backends(guarded), lambda found: not found)
         assert whoami(proxy, "scram", password=PASSWORD) == "scram"
         logged = proxy.log()
         assert PASSWORD not in logged
@@ -172,7 +172,7 @@ def test_nobodys_password_is_used_for_somebody_else(
 
 def test_a_password_of_the_database(guarded: EmbeddedPostgres, tmp_path: Path) -> None:
     """It goes before what the client has proven."""
-    own = secret_file(tmp_path, PASSWORD)
+    own = {"user": "scram", **secret_file(tmp_path, PASSWORD)}
     with in_front_of(guarded, tmp_path, {"scram": "client's own"}, **own) as proxy:
         assert whoami(proxy, "scram", password="client's own") == "scram"
 

@@ -495,7 +495,7 @@ def test_shutdown_waits_for_servers(server: EmbeddedPostgres) -> None:
         ask(idle)
         with connect(proxy) as console:
             console.execute("SHUTDOWN WAIT_FOR_SERVERS")
-        with pytest.raises(psycopg.errors.AdminShutdown):
+        with pytest.raises(psycopg.OperationalError):  # or it is told that it may go, 57P01
             wait_until(lambda: idle.execute("SELECT 1"), lambda _: False)
         ask(busy)
         busy.commit()

@@ -258,12 +258,12 @@ async def test_a_backend_that_is_lost_between_prepare_and_execute(
     is told then, and not before.
     """
     with in_front_of(mortal) as proxy, direct(mortal) as admin:
-        client = await asyncpg.connect(**proxy.asyncpg())
-        other = await asyncpg.connect(**proxy.asyncpg())
+        client = await asyncpg.connect(**proxy.asyncpg(statement_cache_size=0))
+        other = await asyncpg.connect(**proxy.asyncpg(statement_cache_size=0))
         for _ in range(5):
             async with client.transaction():
                 pid = await client.fetchval("SELECT pg_backend_pid()")
-                statement = await client.prepare("SELECT 1")
+                statement = await client.prepare("SELECT 1", name="")
                 admin.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
                 # another's answer: the proxy has read what there was to read
                 await other.fetchval("SELECT 2")
