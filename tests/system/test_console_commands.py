@@ -187,7 +187,6 @@ def use(proxy: Proxy, dbname: str) -> None:
         ask(client)
 
 
-@pytest.mark.xfail(strict=True, reason="the server does not ask the console yet")
 def test_a_database_that_comes_into_use_meanwhile_is_paused_too(
     proxy: Proxy, console: Console
 ) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from txproxy.core.backend import Backend
     from txproxy.core.session import Session
 
+REAP: Final = "REAP"
+"""The console's command as the reason for a rollback."""
+
 _FLUSH_AFTER: Final = 0.2  # seconds
 
 _HINT: Final = "End transactions (COMMIT or ROLLBACK) before doing anything slow."
@@ -47,7 +50,7 @@ def look(session: "Session", now: float) -> None:
         return
     idle = now - session.active_at
     settings = session.settings
-    if _waits_for_client(session, backend):
+    if sleeps(session):
         limit = session.ours.timeout
         expired = bool(settings.transaction_timeout) and session.answers.state == OPEN
         if expired and now - session.begun_at > settings.transaction_timeout:
@@ -72,12 +75,13 @@ def _make_it_answer(session: "Session", backend: "Backend") -> None:
         backend.port.write(encode.FLUSH)
 
 
-def _waits_for_client(session: "Session", backend: "Backend") -> bool:
+def sleeps(session: "Session") -> bool:
     """Idle in transaction: the server holds one, and can do nothing until the client goes on.
 
     Not so while it is the server that does not read, or while we hold what the client sent.
     """
-    if backend.full or session.blocked:
+    backend = session.backend
+    if backend is None or backend.settling or backend.full or session.blocked:
         return False
     if session.stream and session.stream_forward:
         return True
@@ -138,7 +142,7 @@ def about(session: "Session") -> dict[str, object]:
 
 def reap(session: "Session", why: str) -> None:
     """The session slept too long: roll back on the backend, which is then anybody's; the client
-    lives and gets its ERROR in place of its next answer. `why` is the setting's name.
+    lives and gets its ERROR in place of its next answer. `why` is the setting's name, or REAP.
 
     A unit without Sync that executed nothing outside a transaction is only ended: nobody is harmed.
     """
@@ -151,7 +155,7 @@ def reap(session: "Session", why: str) -> None:
     if unit is not None and not (in_block or half or unit.copying or unit.executes):
         _end_idle_unit(session, backend)
         return
-    if session.ours.action == "report":
+    if session.ours.action == "report" and why != REAP:
         _report(session, why)
         return
     session.pool.outside.event("reaped", {"why": why, **_times(session), **about(session)})
@@ -221,7 +225,10 @@ def _error_of_reaping(session: "Session", why: str, severity: str) -> bytes:
         text = "the transaction was rolled back: transaction_timeout"
     else:
         sqlstate = session.settings.idle_transaction_sqlstate
-        text = "the transaction was rolled back: it was idle longer than idle_transaction_timeout"
+        reason = "it was idle longer than idle_transaction_timeout"
+        if why == REAP:
+            reason = "it was idle, and an administrator ended it"
+        text = f"the transaction was rolled back: {reason}"
     detail = f"Idle for {now - session.active_at:.1f} s; its last statement was: {said}"
     return encode.error(severity, sqlstate, text, detail=detail, hint=_HINTS[severity])
 

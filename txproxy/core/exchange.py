@@ -126,6 +126,7 @@ class Fifo:
     def __init__(self) -> None:
         self.exchanges: deque[Exchange] = deque()
         self.status = IDLE
+        self.begins = 0  # how many of them begin a transaction
         self.untrusted = ""
         self.broken = False
         self.barrier = False  # until what was sent is over, nothing may be sent behind it
@@ -254,6 +255,7 @@ class Fifo:
         while (head.copying or head.open) and len(self.exchanges) > 1:
             following = self.exchanges[1]
             del self.exchanges[1]
+            self.begins -= following.begins
             head.owed += following.owed
             head.holds_ends = head.holds_ends or following.holds_ends
             head.open = following.open
@@ -308,6 +310,7 @@ class Fifo:
             self._drop_copy_ends(head)
         if head.at == len(head.owed) and not head.open:
             self.exchanges.popleft()
+            self.begins -= head.begins
             if not self.exchanges:
                 self.barrier = False
         return head.mine

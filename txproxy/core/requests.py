@@ -183,7 +183,7 @@ def _violation(session: "Session", problem: str) -> int:
 def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text: bytes) -> None:
     """What a statement means for the transaction and for the session's state."""
     if judged.begins:
-        exchange.begins = True
+        _begins(session, exchange)
         if session.answers.state == NONE:
             session.answers.state = BEGUN
             session.begun_at = session.pool.outside.now
@@ -200,6 +200,12 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text:
             session.pin_for(judged.pin)
     if judged.pin == "LOAD" and session.backend is not None:
         session.backend.dirty = "LOAD"
+
+
+def _begins(session: "Session", exchange: "Exchange") -> None:
+    if not exchange.begins and session.backend is not None:
+        exchange.begins = True
+        session.backend.fifo.begins += 1
 
 
 # Extended protocol, FunctionCall and COPY.

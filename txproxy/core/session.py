@@ -447,9 +447,7 @@ class Session:
         answers.state = transaction.after(answers.state, transaction.READY_IDLE)
         self.settled = self.wanted
         self.transaction_expired = False
-        backend = self.backend
-        exchanges = backend.fifo.exchanges if backend is not None else None
-        if exchanges and any(exchange.begins for exchange in exchanges):
+        if self.backend is not None and self.backend.fifo.begins:
             answers.state = BEGUN
 
     def begin_failed(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from txproxy.core import endings
+from txproxy.core.endings import sleeps
 from txproxy.core.rows import Column, columns
 from txproxy.core.transaction import NONE, OPEN, STATES
 from txproxy.core.view import (
@@ -20,7 +21,6 @@ from txproxy.core.view import (
     moment,
     server_state,
     servers,
-    sleeps,
     split_seconds,
     tags_text,
 )

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 from txproxy.config import ANY_DATABASE, CONSOLE_DATABASES, Config
 from txproxy.core.rows import Value
 from txproxy.core.totals import Averages
-from txproxy.core.transaction import OPEN
 
 if TYPE_CHECKING:
     from txproxy.core.backend import Backend
     from txproxy.core.limits import Group
     from txproxy.core.pool import Pool
-    from txproxy.core.session import Session
     from txproxy.core.stats import Stats
 
 Row = tuple[Value, ...]
@@ -106,18 +104,6 @@ def server_state(backend: "Backend", idle: "set[Backend]") -> str:
     if backend.cancels:
         return "being_canceled"
     return "idle" if backend in idle else "tested"
-
-
-def sleeps(session: "Session") -> bool:
-    """Idle in transaction: the server holds one, and can do nothing until the client goes on."""
-    backend = session.backend
-    if backend is None or backend.settling or backend.full or session.blocked:
-        return False
-    if session.stream and session.stream_forward:
-        return True
-    if backend.fifo.exchanges:
-        return backend.fifo.waits_for_client
-    return session.state == OPEN
 
 
 # Values.

@@ -17,7 +17,7 @@ from txproxy.core.pool import Pool
 from txproxy.core.rows import Table
 from txproxy.core.session import Session
 from txproxy.core.totals import Averages
-from txproxy.core.view import Reaped, View, all_pools, sleeps
+from txproxy.core.view import Reaped, View, all_pools
 from txproxy.errors import TxproxyError
 from txproxy.net.client import Client
 from txproxy.wire import encode
@@ -126,13 +126,10 @@ class Admin:
     def _group(self, name: str) -> Group:
         if name in CONSOLE_DATABASES:
             raise TxproxyError("that is the console itself", sqlstate="0A000")
-        group = self._server.databases.get(name)
-        if group is None:
-            if self._server.config.database(name) is None:
-                raise TxproxyError(f"no such database: {name}", sqlstate="3D000")
-            group = self._server.databases[name] = Group(name)
-            group.limit, group.client_limit = self._server.config.database_limits(name)
-        return group
+        known = name in self._server.databases or self._server.config.database(name) is not None
+        if not known:
+            raise TxproxyError(f"no such database: {name}", sqlstate="3D000")
+        return self._server.database(name)
 
     def _pause(self, call: Call) -> Wait:
         groups = self._groups(call.argument)
@@ -209,16 +206,9 @@ class Admin:
 
     def _reap(self, call: Call) -> None:
         session = self._session(call.argument)
-        if not sleeps(session):
+        if not endings.sleeps(session):
             raise _not_now(f"client {call.argument} is not idle in a transaction")
-        action = session.ours.action
-        if action == "report":
-            # That is about what happens unasked.
-            session.ours.action = "rollback"
-        try:
-            endings.reap(session, "REAP")
-        finally:
-            session.ours.action = action
+        endings.reap(session, endings.REAP)
 
     # The end.
 

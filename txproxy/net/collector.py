@@ -19,9 +19,10 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from txproxy import __version__
+from txproxy.core.endings import sleeps
 from txproxy.core.pool import Pool
 from txproxy.core.stats import Histogram, Stats
-from txproxy.core.view import is_console, sleeps
+from txproxy.core.view import is_console
 
 if TYPE_CHECKING:
     from txproxy.net.server import Server

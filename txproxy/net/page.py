@@ -8,9 +8,9 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from txproxy import __version__
+from txproxy.core.endings import sleeps
 from txproxy.core.pool import Pool
 from txproxy.core.session import Session
-from txproxy.core.view import sleeps
 from txproxy.net.collector import Census, census, pools
 
 if TYPE_CHECKING:

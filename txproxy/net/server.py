@@ -243,7 +243,6 @@ class Server:
         left = old.needs_restart(new)
         if left:
             LOGGER.warning("needs a restart", extra={"fields": {"settings": ", ".join(left)}})
-        log.set_up(self.config.log_format, self.config.log_level)
         LOGGER.info("reloaded", extra={"fields": {"config": self.config.path}})
 
     def apply(self, config: Config) -> None:
@@ -251,6 +250,7 @@ class Server:
         self.tls = tls.client_context(config.client_tls)
         self.tcp = config.tcp
         self.config = config
+        log.set_up(config.log_format, config.log_level)
         self._settings.clear()
         for name, group in self.databases.items():
             self._limit_database(group, name)
@@ -323,8 +323,8 @@ class Server:
         Raises TxproxyError if the database is disabled, or has too many clients.
         """
         pool = self._pool(database, user)
-        if pool is None:
-            return None
+        if pool is None or console.is_console(database):
+            return pool
         group = pool.database
         if group.disabled:
             raise TxproxyError(
@@ -348,7 +348,7 @@ class Server:
         if pool is None:
             settings = self.config.pool_settings(database, user)
             assert settings is not None
-            pool = Pool(settings, self, self._database(database), self._user(settings.server_user))
+            pool = Pool(settings, self, self.database(database), self._user(settings.server_user))
             self._set_credentials(pool, settings)
             self.pools[key] = pool
         return pool
@@ -362,15 +362,17 @@ class Server:
         pool = self.pools.get((database, database))
         if pool is None:
             settings = console.pool_settings(database)
-            pool = Pool(settings, self, self._database(database), self._user(database))
+            pool = Pool(settings, self, self.database(database), Group(database))
             self.pools[(database, database)] = pool
         return pool
 
-    def _database(self, name: str) -> Group:
+    def database(self, name: str) -> Group:
+        """What the pools of this database have in common."""
         group = self.databases.get(name)
         if group is None:
             group = self.databases[name] = Group(name)
             self._limit_database(group, name)
+            group.paused = bool(self.admin.paused) and not console.is_console(name)
         return group
 
     def _user(self, name: str) -> Group:
@@ -381,7 +383,8 @@ class Server:
         return group
 
     def _limit_database(self, group: Group, name: str) -> None:
-        group.limit, group.client_limit = self.config.database_limits(name)
+        if not console.is_console(name):
+            group.limit, group.client_limit = self.config.database_limits(name)
 
     def _limit_user(self, group: Group, name: str) -> None:
         group.limit, group.client_limit = self.config.user_limits(name)
