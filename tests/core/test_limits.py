@@ -198,6 +198,14 @@ def test_a_limit_that_is_lowered_closes_what_is_too_much_as_it_comes_back(name: 
     assert not town.group(name).is_full()
 
 
+def test_a_limit_that_is_lowered_closes_idle_backends_at_the_next_look() -> None:
+    town, ann, _ = two(limit=0)
+    idle = ann.rests(3)
+    town.group("app").limit = 1
+    town.passes(1)
+    assert [backend.finished for backend in idle] == [True, True, False]
+
+
 def test_a_pool_that_has_left_holds_nothing_in_its_groups() -> None:
     town, ann, bob = two(limit=1)
     ann.works()
@@ -231,6 +239,16 @@ def test_an_idle_backend_of_another_pool_is_closed_for_who_waits() -> None:
     assert not second.finished
     assert town.counts == [1, 1]
     assert ann.said("backend closed")[0]["why"] == "app/bob needs its place"
+
+
+def test_as_many_are_closed_as_are_waited_for() -> None:
+    town, ann, bob = two(limit=300, pool_size=300)
+    ann.rests(300)
+    for _ in range(290):
+        bob.asks()
+    assert town.counts == [299, 1]
+    town.passes(PATIENCE + 0.01)
+    assert town.counts == [10, 290]
 
 
 def test_the_backend_that_has_been_idle_longest_is_closed() -> None:
@@ -331,6 +349,15 @@ def test_nobodys_transaction_is_cut_short() -> None:
     client.sends(query("COMMIT"))
     backend.says(done("COMMIT"), ready())
     assert town.counts == [0, 1]
+
+
+def test_who_waits_no_more_gets_nothing() -> None:
+    town, ann, bob = two(limit=2)
+    backend, _ = ann.works(2)
+    bob.asks().leaves()
+    answer(backend)
+    assert backend.is_idle()
+    assert town.counts == [2, 0]
 
 
 def test_a_difference_of_one_stays() -> None:
@@ -807,7 +834,9 @@ class Machine(RuleBasedStateMachine):
             assert not (pool.waiters and pool.idle)
             assert not (pool.paused and pool.idle)
             for group in (house.database, house.user):
-                assert pool.starved or (pool not in group.starving and group.claimant is not pool)
+                assert pool.starved or group.claimant is not pool
+            starving = pool in house.database.starving or pool in house.user.starving
+            assert pool.starved == starving
 
     @invariant()
     def the_longest_waiter_is_first(self) -> None:

@@ -61,6 +61,11 @@ def fails(world: World) -> bool:
     return world.pool.failing
 
 
+def is_watched(world: World) -> bool:
+    """Whether a backend that comes back is looked at more closely."""
+    return world.pool.watched
+
+
 def closings(world: World) -> list[object]:
     """Why backends were closed so far."""
     return [fields["why"] for fields in world.said("backend closed")]
@@ -155,6 +160,16 @@ def test_a_client_whose_statements_are_answered_at_once_does_not_keep_others_wai
     backend.says(selected("1"))
     assert backend.is_idle()
     assert not world.pool.waiters
+
+
+def test_any_number_of_logins_that_need_nothing_of_a_backend_are_served_by_one() -> None:
+    world = World(pool_size=1)
+    clients = [world.new_client() for _ in range(400)]
+    for client in clients:
+        client.session.login()
+    assert world.pool.stats.waited == 400
+    assert world.connects().is_idle()
+    assert all(client.params is not None for client in clients)
 
 
 def test_a_client_that_leaves_the_queue_is_not_served() -> None:
@@ -702,9 +717,11 @@ def test_an_idle_backend_is_asked_whether_it_answers() -> None:
     world.passes(2)
     assert backend.got() == ["Q"]
     assert not backend.is_idle()
+    assert is_watched(world)
     backend.says(EMPTY, ready())
     assert backend.is_idle()
     world.passes(20)
+    assert not is_watched(world)
     assert backend.got() == []
     world.passes(10)
     assert backend.got() == ["Q"]
@@ -779,6 +796,8 @@ def test_a_backend_that_dies_while_it_is_asked_is_forgotten() -> None:
     world.passes(31)
     backend.dies()
     assert repr(world.pool) == "<Pool app/ann idle=0 of 0+0/2 waiting=0>"
+    world.passes(1)
+    assert not is_watched(world)
 
 
 # PAUSE and RESUME.
@@ -892,6 +911,17 @@ def test_an_attempt_that_was_begun_before_a_reconnect_says_nothing_when_it_fails
     assert world.wanted_connections == 2
 
 
+def test_where_a_pool_leads_after_a_reconnect_is_tried_at_once() -> None:
+    world, client, backend = scene(pool_size=1)
+    backend.dies()
+    client.sends(query("SELECT 1"))
+    world.refuses_connection()
+    client.sends(query("SELECT 2"))
+    assert world.wanted_connections == 0
+    world.pool.reconnect()
+    assert world.wanted_connections == 1
+
+
 def test_what_a_fresh_backend_reports_is_learnt_again_after_a_reconnect() -> None:
     world, client, _ = scene()
     assert world.pool.base["server_version"] == "18.0"
@@ -904,6 +934,23 @@ def test_what_a_fresh_backend_reports_is_learnt_again_after_a_reconnect() -> Non
     known = world.pool.known(client.session.wanted)
     assert known is not None
     assert known["server_version"] == "19.0"
+
+
+def test_settings_that_the_old_server_took_are_tried_again_after_a_reconnect() -> None:
+    world, client, _ = scene(pool_size=3)
+    other = world.client(timezone="Asia/Tokyo")
+    wanted = other.session.wanted
+    world.pool.reconnect()
+    assert world.pool.known(wanted) is not None
+    client.sends(query("SELECT 1"))
+    world.connects()
+    assert world.pool.known(wanted) is None
+    third = world.client(timezone="Asia/Tokyo")
+    assert world.pool.known(wanted) is not None
+    other.sends(query("SELECT 2"))
+    third.sends(query("SELECT 3"))
+    world.connects()  # by which nothing is forgotten
+    assert world.pool.known(wanted) is not None
 
 
 @pytest.mark.parametrize(
@@ -934,6 +981,18 @@ def test_other_sizes_leave_backends_alone() -> None:
     world.pool.reconfigure(replace(world.pool.settings, pool_size=2, server_lifetime=100.0))
     assert world.wanted_connections == 1
     assert not backend.backend.retiring
+
+
+def test_other_settings_hold_for_backends_that_are_there() -> None:
+    world, _, backend = scene(server_lifetime=1000.0)
+    world.passes(100)
+    world.pool.reconfigure(
+        replace(world.pool.settings, server_lifetime=50.0, min_pool_size=1, pool_size=1)
+    )
+    world.passes(1)
+    assert backend.finished
+    assert closings(world) == ["server_lifetime"]
+    assert world.wanted_connections == 1
 
 
 def test_a_smaller_pool_closes_what_is_too_many_as_it_comes_back() -> None:

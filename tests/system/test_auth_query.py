@@ -43,6 +43,7 @@ from txproxy.wire.scram import ScramClient, Verifier
 PASSWORD: Final = "pencil, se\u00f1or"
 WRONG: Final = "pen"
 ASKER: Final = "asker"
+SUPER_ASKER: Final = "super_asker"
 ASKERS_PASSWORD: Final = "may I?"
 APPLICATION: Final = "txproxy auth_query"
 SHADOW: Final = "SELECT usename, passwd FROM pg_shadow WHERE usename = $1"
@@ -72,7 +73,8 @@ def guarded(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
             admin.execute("SET password_encryption = 'md5'")
             admin.execute(f"CREATE ROLE hashed LOGIN PASSWORD '{PASSWORD}'")
             admin.execute("SET password_encryption = 'scram-sha-256'")
-            admin.execute(f"CREATE ROLE {ASKER} LOGIN PASSWORD '{ASKERS_PASSWORD}'")
+            for asker, clause in ((ASKER, ""), (SUPER_ASKER, "SUPERUSER")):
+                admin.execute(f"CREATE ROLE {asker} {clause} LOGIN PASSWORD '{ASKERS_PASSWORD}'")
             # as PgBouncer's documentation has it
             admin.execute("CREATE SCHEMA auth")
             admin.execute("CREATE SEQUENCE auth.calls")
@@ -92,8 +94,8 @@ def asking(server: EmbeddedPostgres, directory: Path, **settings: Any) -> Proxy:
     """A proxy that asks this server: the superuser asks, by the default query, unless told so."""
     databases = settings.pop("databases", {DATABASE: {}})
     users = settings.pop("users", {})
-    if settings.get("auth_user") == ASKER and ASKER not in users:
-        users[ASKER] = secret_file(directory, ASKERS_PASSWORD)
+    for asker in (ASKER, SUPER_ASKER):
+        users[asker] = secret_file(directory, ASKERS_PASSWORD)
     return Proxy(
         server,
         proxy={"auth_type": "scram-sha-256", "auth_user": "postgres", **settings},
@@ -133,13 +135,14 @@ def whoami(proxy: Proxy, user: str = "scram", password: str = PASSWORD, **argume
     return str(row[0])
 
 
-def connections(server: EmbeddedPostgres) -> list[tuple[str, str]]:
-    """On which we ask: database and user."""
+def connections(server: EmbeddedPostgres, user: str = ASKER) -> list[str]:
+    """On which this user asks: the databases, sorted."""
     with direct(server) as admin:
-        return admin.execute(
-            "SELECT datname, usename FROM pg_stat_activity WHERE application_name = %s",
-            [APPLICATION],
-        ).fetchall()
+        rows = admin.execute(
+            "SELECT datname FROM pg_stat_activity WHERE application_name = %s AND usename = %s",
+            [APPLICATION, user],
+        )
+        return sorted(name for (name,) in rows)
 
 
 # Who gets in.
@@ -207,12 +210,12 @@ def test_md5(guarded: EmbeddedPostgres, tmp_path: Path) -> None:
 def test_the_configuration_goes_first(guarded: EmbeddedPostgres, tmp_path: Path) -> None:
     """The client has to know that password; the server is then asked for its own."""
     users = {"scram": secret_file(tmp_path, str(Verifier.of("another")))}
-    with asking(guarded, tmp_path, users=users) as proxy:
+    with asking(guarded, tmp_path, users=users, auth_user=SUPER_ASKER) as proxy:
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             whoami(proxy)
         with pytest.raises(psycopg.OperationalError, match="is not the proxy's"):
             whoami(proxy, password="another")
-        assert connections(guarded) == []
+        assert connections(guarded, SUPER_ASKER) == []
 
 
 def test_a_user_with_settings_and_no_password(guarded: EmbeddedPostgres, tmp_path: Path) -> None:
@@ -222,8 +225,8 @@ def test_a_user_with_settings_and_no_password(guarded: EmbeddedPostgres, tmp_pat
 
 def test_a_database_asks_in_its_own_way(guarded: EmbeddedPostgres, tmp_path: Path) -> None:
     databases: dict[str, Table] = {
-        DATABASE: {"auth_user": "postgres", "auth_query": SHADOW},
-        "other": {"auth_dbname": "elsewhere", "auth_user": "postgres"},
+        DATABASE: {"auth_user": SUPER_ASKER, "auth_query": SHADOW},
+        "other": {"auth_dbname": "elsewhere", "auth_user": SUPER_ASKER},
         "elsewhere": {"dbname": "postgres"},
         "unasked": {},
     }
@@ -231,7 +234,7 @@ def test_a_database_asks_in_its_own_way(guarded: EmbeddedPostgres, tmp_path: Pat
     with asking(guarded, tmp_path, auth_user="", databases=databases, users=users) as proxy:
         for name in (DATABASE, "other"):
             assert whoami(proxy, dbname=name) == "scram"
-        assert sorted(connections(guarded)) == [("app", "postgres"), ("postgres", "postgres")]
+        assert connections(guarded, SUPER_ASKER) == ["app", "postgres"]
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             whoami(proxy, dbname="unasked")
 
@@ -335,7 +338,7 @@ def test_our_connections_are_not_lent(guarded: EmbeddedPostgres, tmp_path: Path)
             seen = client.execute("SHOW application_name").fetchone()
             assert seen == ("",)
             client.rollback()
-        assert connections(guarded) == [(DATABASE, ASKER)]
+        assert connections(guarded) == [DATABASE]
 
 
 # What clients can cause.
@@ -432,7 +435,7 @@ def test_any_database(guarded: EmbeddedPostgres, tmp_path: Path) -> None:
             with starred(guarded, tmp_path) as proxy:
                 for name in names:
                     assert whoami(proxy, dbname=name) == "scram"
-                    assert len(connections(guarded)) <= 4
+                    assert len(connections(guarded, SUPER_ASKER)) <= 4
                 with pytest.raises(psycopg.OperationalError, match="password authentication"):
                     whoami(proxy, dbname="nowhere")
                 assert "does not exist" in proxy.wait_for("no password")["why"]
@@ -443,7 +446,7 @@ def test_any_database(guarded: EmbeddedPostgres, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def starred(server: EmbeddedPostgres, directory: Path) -> Iterator[Proxy]:
-    proxy = asking(server, directory, databases={"*": {}})
+    proxy = asking(server, directory, databases={"*": {}}, auth_user=SUPER_ASKER)
     made = proxy._toml
     # the tests' own databases all lead to one; this one must not
     proxy._toml = lambda: made().replace(f'dbname = "{DATABASE}"\n', "")  # type: ignore[method-assign]
@@ -453,13 +456,19 @@ def starred(server: EmbeddedPostgres, directory: Path) -> Iterator[Proxy]:
 
 def test_what_comes_too_early_is_held_up_to_a_bound(guarded: EmbeddedPostgres, slow: Proxy) -> None:
     exchange = ScramClient(PASSWORD, None, None)
+    startup = wire.startup({"user": "scram", "database": DATABASE})
     with contextlib.ExitStack() as stack:
         with held_up(guarded):
             early, loud = started(stack, slow), started(stack, slow)
             early.send(sasl_initial(exchange.first()))
+            wait_until(lambda: waiting(guarded), lambda number: number)
+            all_is_read(slow)
             loud.send(b"x" * 10_001)
-            [said] = loud.rest()
-            assert (said.severity, said.sqlstate) == ("FATAL", "08P01")
+            at_once = stack.enter_context(Wire((slow.host, slow.port)))
+            at_once.send(startup + b"x" * 10_001)
+            for each in (loud, at_once):
+                [said] = each.rest()
+                assert (said.severity, said.sqlstate) == ("FATAL", "08P01")
         early.until("R")
         early.send(password_message(exchange.final(early.until("R")[-1].body[4:])))
         assert early.until("ZE")[-1].kind == "Z"
@@ -545,11 +554,13 @@ def test_a_server_that_is_down_and_comes_back(postgres: EmbeddedPostgres, tmp_pa
 
 def test_a_reload_closes_what_was_connected(guarded: EmbeddedPostgres, proxy: Proxy) -> None:
     assert whoami(proxy) == "scram"
-    assert connections(guarded)
+    assert connections(guarded, "postgres")
     os.kill(proxy.pid, signal.SIGHUP)
     proxy.wait_for("reloaded")
-    assert wait_until(lambda: connections(guarded), lambda found: not found) == []
+    mine = "postgres"
+    assert wait_until(lambda: connections(guarded, mine), lambda found: not found) == []
     assert whoami(proxy) == "scram"
+    assert connections(guarded, mine)
 
 
 def test_over_tls(
@@ -593,9 +604,11 @@ async def test_connections_that_nobody_uses_are_closed(
     server = cast(Any, SimpleNamespace(config=config.parse(text, "proxy.toml")))
     authenticator = auth.Authenticator(server)
     assert await authenticator.secret(DATABASE, USER) is None
-    closed = asyncio.to_thread(wait_until, lambda: connections(postgres), lambda found: not found)
+    closed = asyncio.to_thread(
+        wait_until, lambda: connections(postgres, "postgres"), lambda found: not found
+    )
     assert await closed == []
     assert await authenticator.secret(DATABASE, USER) is None
-    assert connections(postgres) == [(DATABASE, "postgres")]
+    assert connections(postgres, "postgres") == [DATABASE]
     await authenticator.close()
-    assert wait_until(lambda: connections(postgres), lambda found: not found) == []
+    assert wait_until(lambda: connections(postgres, "postgres"), lambda found: not found) == []

@@ -269,7 +269,7 @@ class Pool:
         for group in full:
             group.starves(self)
         if len(full) == 1 and full[0].neediest(now) is not self:
-            return False
+            return False  # it would not get the place; and one search for all pools is enough
         victims = [group.victim(self, now) for group in full]
         if None in victims:
             return False

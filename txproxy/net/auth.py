@@ -155,7 +155,7 @@ class _Asker:
             row = await connection.fetchrow(settings.query, user)
             expired = await connection.fetchval(_EXPIRED, user)
         except BaseException:
-            connection.terminate()
+            self._close(connection)  # which cancels what it still does
             raise
         self._keep(settings.server, connection)
         if row is not None and len(row) != 2:

@@ -133,10 +133,9 @@ class Client(asyncio.Protocol):
 
     def failed_tls(self, error: TxproxyError) -> None:
         """The handshake failed: the connection is closed, and the loop need not have told us."""
-        if self in self._server.clients:
-            self._server.log_refusal(self.address, error)
-            self.close()
-            self.connection_lost(None)
+        self._server.log_refusal(self.address, error)
+        self.close()
+        self.connection_lost(None)
 
     def begin(self, session: Session, rest: bytes, *, has_long_key: bool) -> None:
         """The login is done; `rest` has come behind it."""

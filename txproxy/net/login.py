@@ -71,7 +71,7 @@ class Login:
         self._server = server
         self._buffer = b""
         self._asked: set[int] = set()  # SSLRequest, GSSENCRequest
-        self._read: Callable[[], None] = self._read_startup
+        self._read: Callable[[Login], None] = Login._read_startup
         self._task: asyncio.Task[None] | None = None
         self._proof: Generator[bytes, bytes, Proven] | None = None
         self._secret: Credentials | None = None
@@ -84,23 +84,23 @@ class Login:
 
     def stop(self) -> None:
         """The client is gone, or is to go. What takes time goes on, and leads nowhere."""
-        self._read = self._drop
+        self._read = Login._drop
 
     def _go_on(self) -> None:
         try:
-            self._read()
+            self._read(self)
         except TxproxyError as error:
             self._client.refuse(error)
 
-    def _go_on_with(self, read: Callable[[], None]) -> None:
+    def _go_on_with(self, read: Callable[["Login"], None]) -> None:
         """What was waited for is there."""
         if self._client.transport.is_closing():
             return
         self._read = read
         if self._buffer:
-            read()
+            read(self)
 
-    def _wait_for(self, step: Coroutine[Any, Any, None], read: Callable[[], None]) -> None:
+    def _wait_for(self, step: Coroutine[Any, Any, None], read: Callable[["Login"], None]) -> None:
         """What comes meanwhile is for `read`."""
         self._read = read
         self._task = asyncio.get_running_loop().create_task(self._contained(step))
@@ -165,7 +165,7 @@ class Login:
 
     def _begin_tls(self, already: bytes) -> None:
         self._client.transport.pause_reading()
-        self._wait_for(self._secure(already), self._hold_during_handshake)
+        self._wait_for(self._secure(already), Login._hold_during_handshake)
 
     def _hold_during_handshake(self) -> None:
         client = self._client
@@ -191,7 +191,7 @@ class Login:
             raise ProtocolError(
                 "received direct SSL connection request without ALPN protocol negotiation extension"
             )
-        self._go_on_with(self._read_startup)
+        self._go_on_with(Login._read_startup)
 
     # Authentication.
 
@@ -208,7 +208,8 @@ class Login:
         if self._is_operator(request):
             self._let_in(request, None)
         elif method in _PASSWORD_TYPES:
-            self._wait_for(self._challenge(method, request), self._hold)
+            self._wait_for(self._challenge(method, request), Login._hold)
+            self._hold()
         else:
             self._look_who_it_is(method, request.user)
             self._let_in(request, None)
@@ -240,7 +241,7 @@ class Login:
             self._secret = await server.authenticator.secret(request.database, request.user)
         self._proof = client_login(method, request.user, self._secret)
         self._client.write(next(self._proof))
-        self._go_on_with(self._read_proof)
+        self._go_on_with(Login._read_proof)
 
     def _read_proof(self) -> None:
         while self._proof is not None and len(self._buffer) >= 5:
