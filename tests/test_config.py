@@ -301,14 +301,14 @@ def test_nobody_asks() -> None:
 def test_auth_user_asks_in_the_clients_database() -> None:
     config = read(
         f'[proxy]\nauth_user = "asker"\n[databases.app]\nuser = "web"\ndbname = "real"\n'
-        f'password = "{MD5}"\n[users.asker]\npassword = "{SCRAM}"\n'
+        f'password = "{MD5}"\n[users.asker]\npassword = "plain"\n'
     )
     found = config.auth_settings("app")
     assert found is not None
     assert found.query == AUTH_QUERY
     # as itself: not as the user that all clients of the database are on the server
     assert (found.server.server_user, found.server.dbname) == ("asker", "real")
-    assert found.server.password == Secret(SCRAM)
+    assert found.server.password == Secret("plain")
 
 
 def test_auth_dbname_is_where_it_asks() -> None:

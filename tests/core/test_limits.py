@@ -451,15 +451,16 @@ def test_who_has_waited_longer_keeps_the_last_backend() -> None:
 
 
 def both() -> tuple[Town, House, House, House]:
-    """ann's pools of two databases, and bob's of one: two places for `app`, two for ann."""
+    """ann's pools of two databases, and bob's of one: three places for `app`, two for ann."""
     town = Town()
-    town.group("app").limit = town.group("ann").limit = 2
+    town.group("app").limit = 3
+    town.group("ann").limit = 2
     return town, town.house("app", "ann"), town.house("app", "bob"), town.house("web", "ann")
 
 
 def test_who_lacks_a_place_twice_is_served_though_both_others_are_always_busy() -> None:
     town, needy, bob, web = both()
-    bobs, webs = bob.works(2), web.works(2)
+    bobs, webs = bob.works(3), web.works(2)
     for _ in range(3):
         bob.asks()
         web.asks()
@@ -468,46 +469,70 @@ def test_who_lacks_a_place_twice_is_served_though_both_others_are_always_busy() 
     town.passes(1)
     answer(bobs[0])
     assert bobs[0].finished
-    assert town.counts == [0, 1, 2]
+    assert town.counts == [0, 2, 2]
     assert town.group("app").claimant is needy.pool
     assert town.group("app").is_full()
     answer(bobs[1])
     assert not bobs[1].finished  # one place is enough
     answer(webs[0])
-    assert town.counts == [1, 1, 1]
+    assert town.counts == [1, 2, 1]
     assert town.group("app").claimant is None
+
+
+def test_a_place_is_kept_for_one_at_a_time() -> None:
+    town, needy, bob, web = both()
+    town.group("eve").limit = 1
+    other, eves = town.house("app", "eve"), town.house("web", "eve")
+    bob.works()
+    web.works(2)
+    eves.works()
+    needy.asks()
+    other.asks()
+    assert town.group("app").claimant is needy.pool
+
+
+def test_who_has_some_and_lacks_a_place_twice_takes_none_in_vain() -> None:
+    town, needy, bob, web = both()
+    town.group("app").limit = 4
+    needy.works()
+    bobs = bob.works(3)
+    web.works()
+    needy.asks()
+    answer(bobs[0])
+    assert town.counts == [1, 3, 1]
+    bobs[1].dies()
+    assert town.group("app").claimant is None
+    assert town.counts == [1, 2, 1]
 
 
 def test_a_place_that_is_kept_is_free_again_when_nobody_waits_for_it() -> None:
     town, needy, bob, web = both()
-    (backend,) = bob.works()
+    bob.works(2)
     web.works(2)
     client = needy.asks()
-    queued = bob.asks()
+    bob.asks()
     assert town.group("app").claimant is needy.pool
-    assert queued.session.queued
+    assert town.counts == [0, 2, 2]
     client.leaves()
     town.passes(TICK)
-    assert town.group("app").claimant is None
     town.passes(TICK)
-    assert town.counts == [0, 2, 2]
-    answer(backend)
+    assert town.counts == [0, 3, 2]
 
 
 def test_idle_backends_in_both_groups_are_closed_together() -> None:
     town, needy, bob, web = both()
-    bobs, webs = bob.rests(2), web.rests(2)
+    bobs, webs = bob.rests(3), web.rests(2)
     needy.asks()
     assert (bobs[0].finished, webs[0].finished) == (True, True)
-    assert town.counts == [1, 1, 1]
+    assert town.counts == [1, 2, 1]
 
 
 def test_an_idle_backend_is_not_closed_in_vain() -> None:
     town, needy, bob, web = both()
-    bobs, _ = bob.rests(2), web.works(2)
+    bobs, _ = bob.rests(3), web.works(2)
     needy.asks()
     assert not any(backend.finished for backend in bobs)
-    assert town.counts == [0, 2, 2]
+    assert town.counts == [0, 3, 2]
 
 
 # PAUSE.

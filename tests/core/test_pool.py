@@ -113,6 +113,17 @@ def test_who_comes_while_others_wait_waits_behind_them() -> None:
     assert backend.got() == ["Q SELECT 1", "Q SELECT 2", "Q SELECT 3"]
 
 
+def test_who_gives_a_backend_back_at_once_and_wants_another_waits_behind_the_others() -> None:
+    world = World(pool_size=1)
+    client, other = world.new_client(), world.new_client()
+    client.session.login()
+    client.sends(query("SELECT 1"))
+    other.session.login()
+    backend = world.connects()
+    assert other.params is not None
+    assert backend.got() == ["Q SELECT 1"]
+
+
 def test_the_backend_that_was_used_last_is_lent_first() -> None:
     world, client, first = scene()
     other = world.client()

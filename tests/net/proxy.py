@@ -24,6 +24,7 @@ class FakeServer:
         self.addresses = ["127.0.0.1:6432"]
         self.config = SimpleNamespace(max_client_conn=100)
         self.passed_at = self.time
+        self.logins_refused = 0
         self.admin = SimpleNamespace(paused="")
         self.bugs: list[Exception] = []
         for world in worlds:

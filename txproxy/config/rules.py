@@ -115,6 +115,15 @@ def _check_who_may_log_in(config: "Config", error: Error) -> None:
 
 def _check_auth_query(config: "Config", error: Error) -> None:
     asked = any(database.auth_user for database in config.databases.values())
+    for name in filter(
+        None, [config.auth_user, *(db.auth_user for db in config.databases.values())]
+    ):
+        own = config.users.get(name)
+        if own is not None and own.password is not None and own.password.kind != "plain":
+            raise error(
+                ("users", name, "password"),
+                "is auth_user's: the proxy logs in with it, which takes a plain password",
+            )
     if config.auth_query != AUTH_QUERY and not config.auth_user and not asked:
         raise error(("proxy", "auth_query"), "needs auth_user, who asks it")
     if config.auth_dbname and config.database(config.auth_dbname) is None:

@@ -435,7 +435,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "leave the literals in statements that are logged; they may be personal data",
     ),
     Setting("log_connections", PROXY, values.BOOLEAN, "log each client that logs in"),
-    Setting("log_disconnections", PROXY, values.BOOLEAN, "log each client that leaves, and why"),
+    Setting("log_disconnections", PROXY, values.BOOLEAN, "log each client that leaves"),
     Setting("log_stats", PROXY, values.BOOLEAN, "log the counters of each pool"),
     Setting("stats_period", PROXY, values.DURATION, "how often, and what SHOW STATS averages over"),
     Setting(

@@ -311,6 +311,7 @@ class Pool:
         While other backends live their turn may still come; otherwise waiters are told. An attempt
         that has become outdated meanwhile says nothing.
         """
+        self.stats.connects_failed += 1
         outdated = self._attempt_is_over(epoch)
         if not outdated:
             self._back_off.failed(self.outside.now, self.settings.server_login_retry)

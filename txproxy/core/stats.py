@@ -45,6 +45,7 @@ class Stats:
         "clients",
         "backends_opened",
         "backends_closed",
+        "connects_failed",
         "waited",  # requests that found no idle backend
         "reaped",  # idle transactions rolled back, their clients alive
         "disconnected",  # idle transactions rolled back, their clients thrown out
@@ -77,6 +78,7 @@ class Stats:
         self.clients = 0
         self.backends_opened = 0
         self.backends_closed = 0
+        self.connects_failed = 0
         self.waited = 0
         self.reaped = 0
         self.disconnected = 0

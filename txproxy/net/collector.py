@@ -45,6 +45,7 @@ COUNTERS: Final = {
     "clients": ("client_logins", "Clients that were let in."),
     "backends_opened": ("backends_opened", "Connections made to servers."),
     "backends_closed": ("backends_closed", "Connections to servers that were closed or lost."),
+    "connects_failed": ("connects_failed", "Attempts to connect to servers that failed."),
     "waited": ("waits", "Requests for a backend that found none idle."),
     "reaped": ("transactions_reaped", "Idle transactions rolled back, their clients alive."),
     "disconnected": ("transactions_disconnected", "Idle transactions ended with their clients."),
@@ -210,6 +211,9 @@ def _proxy(server: "Server") -> Iterator[Metric]:
     version = GaugeMetricFamily("txproxy_build_info", "The version that runs.", labels=("version",))
     version.add_metric((__version__,), 1)
     yield version
+    yield CounterMetricFamily(
+        "txproxy_logins_refused", "Clients that were not let in.", value=server.logins_refused
+    )
     for name, meaning, value in (
         ("client_connections", "Clients' sockets, before and after login.", len(server.clients)),
         (

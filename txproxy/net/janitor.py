@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from txproxy.core import endings
 from txproxy.core.backend import Backend
 from txproxy.core.pool import Pool
+from txproxy.errors import LoginError
 from txproxy.net.systemd import Watchdog
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 TICK: Final = 0.05
 """Seconds between two passes."""
 
+_TOO_SLOW: Final = LoginError("client_login_timeout", sqlstate="57P03")
 _ALL_EVERY: Final = 1.0  # seconds between two looks at every client
 
 
@@ -107,7 +109,9 @@ class Janitor:
         for client in list(server.clients):
             session = client.session
             if session is None:
-                if limit and now - client.began > limit:
+                late = limit and now - client.began > limit
+                if late and not client.transport.is_closing():
+                    server.log_refusal(client.address, _TOO_SLOW)
                     client.close()
             elif session.settings.client_idle_timeout:
                 endings.look_if_idle(session, now)

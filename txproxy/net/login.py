@@ -10,6 +10,7 @@ Source: PostgreSQL 18, section 54.2.1 "Start-up" and 54.2.10 "SSL Session Encryp
 import asyncio
 import os
 import pwd
+import ssl
 import time
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Final
@@ -60,10 +61,10 @@ class Login:
         "_client",
         "_proof",
         "_read",
+        "_request",
         "_secret",
         "_server",
         "_task",
-        "request",
     )
 
     def __init__(self, client: "Client", server: "Server") -> None:
@@ -75,7 +76,7 @@ class Login:
         self._task: asyncio.Task[None] | None = None
         self._proof: Generator[bytes, bytes, Proven] | None = None
         self._secret: Credentials | None = None
-        self.request: Request | None = None
+        self._request: Request | None = None
 
     def received(self, data: bytes) -> None:
         """Bytes from the client."""
@@ -126,7 +127,7 @@ class Login:
         context = self._server.tls
         if context is not None and self._is_direct_tls():
             already, self._buffer = self._buffer, b""
-            self._begin_tls(already)
+            self._begin_tls(context, already)
             return
         read = read_startup(self._buffer)
         if read is None:
@@ -155,17 +156,18 @@ class Login:
             client.close()
             return
         self._asked.add(code)
-        if code == SSL_REQUEST and self._server.tls is not None and not client.is_unix:
+        context = self._server.tls
+        if code == SSL_REQUEST and context is not None and not client.is_unix:
             client.write(b"S")
-            self._begin_tls(b"")
+            self._begin_tls(context, b"")
         else:
             client.write(b"N")
 
     # TLS.
 
-    def _begin_tls(self, already: bytes) -> None:
+    def _begin_tls(self, context: ssl.SSLContext, already: bytes) -> None:
         self._client.transport.pause_reading()
-        self._wait_for(self._secure(already), Login._hold_during_handshake)
+        self._wait_for(self._secure(context, already), Login._hold_during_handshake)
 
     def _hold_during_handshake(self) -> None:
         client = self._client
@@ -175,10 +177,8 @@ class Login:
         else:
             self._hold()
 
-    async def _secure(self, already: bytes) -> None:
+    async def _secure(self, context: ssl.SSLContext, already: bytes) -> None:
         client = self._client
-        context = self._server.tls
-        assert context is not None
         limit = self._server.config.client_login_timeout or _HANDSHAKE_TAKES
         try:
             inside = await tls.accept(client.transport, client, context, already, limit)
@@ -196,7 +196,7 @@ class Login:
     # Authentication.
 
     def _begin(self, startup: Startup) -> None:
-        request = self.request = read_request(startup)
+        request = self._request = read_request(startup)
         server, client = self._server, self._client
         server.check_room()
         if server.config.client_tls_sslmode in _TLS_MODES and not (client.is_tls or client.is_unix):
@@ -263,8 +263,8 @@ class Login:
         self._proof = None
         if proven.answer:
             self._client.write(proven.answer)
-        assert self.request is not None
-        self._let_in(self.request, proven.keys)
+        assert self._request is not None
+        self._let_in(self._request, proven.keys)
 
     # In.
 

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import socket
+import ssl
 import stat
 import time
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from typing import Final
 
 from txproxy import config as configuration
 from txproxy.backends import console, postgres
+from txproxy.backends.tls import server_context
 from txproxy.config import Config, SessionSettings, TcpAddress, UnixAddress
 from txproxy.core import endings
 from txproxy.core.backend import Backend
@@ -64,10 +66,11 @@ class Server:
         self.databases: dict[str, Group] = {}
         self.users: dict[str, Group] = {}
         self.forgotten: dict[tuple[str, str], Stats] = {}
+        self.logins_refused = 0
         self.draining = False
         self.stopping = asyncio.Event()
         self.stop_mode = ""
-        self.tls = tls.client_context(config.client_tls)
+        self.tls = _contexts(config)
         self.tcp = config.tcp
         self.authenticator = Authenticator(self)
         self.admin = Admin(self)
@@ -247,7 +250,7 @@ class Server:
 
     def apply(self, config: Config) -> None:
         """From now on this configuration. Raises ConfigError, and then nothing has changed."""
-        self.tls = tls.client_context(config.client_tls)
+        self.tls = _contexts(config)
         self.tcp = config.tcp
         self.config = config
         log.set_up(config.log_format, config.log_level)
@@ -513,6 +516,7 @@ class Server:
 
     def log_refusal(self, address: str, error: TxproxyError) -> None:
         """A client was not let in."""
+        self.logins_refused += 1
         fields = {"client": address, "sqlstate": error.sqlstate, "why": error.message}
         LOGGER.warning("login refused", extra={"fields": fields})
 
@@ -542,6 +546,14 @@ class Server:
         else:
             self.log_bug(repr(backend), error)
             backend.close("a bug")
+
+
+def _contexts(config: Config) -> ssl.SSLContext | None:
+    """What our listeners offer. Raises ConfigError, also for what we show to servers: that is made
+    when it is needed, and would fail then.
+    """
+    server_context(config.server_tls)
+    return tls.client_context(config.client_tls)
 
 
 def _close_if_free(session: Session, error: bytes) -> None:
