@@ -11,7 +11,6 @@ import pytest
 from tests.configurations import (
     ANY,
     MD5,
-    SCRAM,
     VALUES,
     fields,
     load_error,

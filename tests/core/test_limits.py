@@ -175,9 +175,11 @@ def test_a_place_that_a_failed_attempt_has_held_goes_to_who_waits_for_it() -> No
 
 def test_a_limit_that_is_raised_lets_pools_grow() -> None:
     town, ann, bob = two(limit=1)
-    ann.asks()
+    (backend,) = ann.works()
     bob.asks()
     town.group("app").limit = 2
+    answer(backend)
+    assert backend.is_idle()
     town.passes(TICK)
     assert town.counts == [1, 1]
     assert not town.group("app").starving
@@ -501,6 +503,7 @@ def test_who_has_some_and_lacks_a_place_twice_takes_none_in_vain() -> None:
     answer(bobs[0])
     assert town.counts == [1, 3, 1]
     bobs[1].dies()
+    town.passes(TICK)
     assert town.group("app").claimant is None
     assert town.counts == [1, 2, 1]
 

@@ -571,6 +571,20 @@ def test_a_pool_that_is_to_keep_backends_is_not_unused() -> None:
     assert not World(min_pool_size=1).pool.unused
 
 
+def test_a_pool_with_clients_or_attempts_is_not_unused() -> None:
+    world, client, backend = scene()
+    backend.dies()
+    assert not world.pool.unused
+    other = World()
+    gone = other.new_client()
+    gone.session.login()
+    gone.leaves()
+    assert not other.pool.unused
+    other.refuses_connection()
+    assert repr(other.pool) == "<Pool app/ann idle=0 of 0+0/2 waiting=0>"
+    assert [pool.unused for pool in (world.pool, other.pool)] == [False, True]
+
+
 # A backend that the server has closed while it was idle.
 
 

@@ -121,7 +121,8 @@ def test_without_pools() -> None:
 def test_each_counter_says_its_own() -> None:
     world = World()
     fake = FakeServer(world)
-    expected = {}
+    fake.logins_refused = 1000
+    expected = {"txproxy_logins_refused_total": 1000.0}
     for number, (field, (name, _)) in enumerate(COUNTERS.items(), 1):
         setattr(world.pool.stats, field, number)
         expected[f"txproxy_{name}_total"] = float(number)
