@@ -572,7 +572,7 @@ def test_a_pool_that_is_to_keep_backends_is_not_unused() -> None:
 
 
 def test_a_pool_with_clients_or_attempts_is_not_unused() -> None:
-    world, client, backend = scene()
+    world, _, backend = scene()
     backend.dies()
     assert not world.pool.unused
     other = World()
