@@ -136,7 +136,7 @@ host = ["10.0.0.1", "10.0.0.2"]
 load_balance_hosts = "disable"
 
 [users.asker]
-password = "{SCRAM}"
+password = "hidden"
 
 [users.ann]
 password = "plain"
@@ -204,7 +204,7 @@ a client may only shorten that
   a silent client         no limit
 
 user asker, in every database
-  password                a verifier
+  password                a plain password
 
 user ann, in every database
   password                a plain password

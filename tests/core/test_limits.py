@@ -312,6 +312,14 @@ def test_a_backend_above_min_pool_size_goes_first() -> None:
     assert kept.is_idle()
 
 
+def test_a_backend_that_has_just_become_idle_goes_too_if_another_pool_has_nothing() -> None:
+    town, ann, bob = two(limit=1, min_pool_size=1)
+    (backend,) = ann.rests()
+    bob.asks()
+    assert backend.finished
+    assert town.counts == [0, 1]
+
+
 def test_min_pool_size_takes_no_place_from_others() -> None:
     town, ann, _ = two(limit=1)
     town.house("app", "eve", min_pool_size=1)
@@ -387,6 +395,19 @@ def test_a_pool_gives_no_more_than_is_fair() -> None:
     for backend in mine:
         answer(backend)
     assert town.counts == [3, 3]
+
+
+def test_of_those_who_have_some_the_one_with_the_fewest_is_next() -> None:
+    town, ann, bob = two(limit=11)
+    eve, joe = town.house("app", "eve"), town.house("app", "joe")
+    mine = ann.works(7)
+    for house, count in ((bob, 1), (eve, 1), (joe, 2)):
+        house.works(count)
+    for house in (joe, bob, eve, joe):
+        house.asks()
+    for backend, counts in zip(mine, ([6, 2, 1, 2], [5, 2, 2, 2], [4, 2, 2, 3]), strict=False):
+        answer(backend)
+        assert town.counts == counts
 
 
 def test_who_cannot_grow_for_another_reason_gets_nothing() -> None:
@@ -554,11 +575,13 @@ def test_a_pause_of_a_database_is_one_of_all_its_pools() -> None:
     assert town.counts == [1, 1]
 
 
-def test_a_group_that_is_paused_or_disabled_is_not_forgotten() -> None:
-    paused, disabled = Group("app"), Group("web")
+def test_a_group_that_is_paused_disabled_or_has_clients_is_not_forgotten() -> None:
+    paused, disabled, used = Group("app"), Group("web"), Group("ann")
     paused.pause()
     disabled.disabled = True
-    assert [group.unused for group in (paused, disabled, Group("log"))] == [False, False, True]
+    used.clients = 1
+    assert not any(group.unused for group in (paused, disabled, used))
+    assert Group("log").unused
 
 
 # After a failure.
@@ -581,6 +604,8 @@ def test_there_is_a_pause_even_if_none_is_asked_for() -> None:
     assert pause.pause == 0.1
     pause.reset()
     assert pause.allows(now=10.0, attempts=5)
+    pause.failed(now=10.0, longest=0.0)
+    assert not pause.allows(now=10.0, attempts=0)
 
 
 # Fairness in the long run.

@@ -29,6 +29,7 @@ import uvloop
 from tests.system.proxy import (
     DATABASE,
     OTHER_USER,
+    PATIENCE,
     USER,
     Proxy,
     Table,
@@ -80,18 +81,23 @@ class Work:
         self.diaries = [Diary() for _ in range(CLIENTS)]
         self._proxy = proxy
         self._done = threading.Event()
-        self._thread = ThreadPoolExecutor(1)
-        self._running: Future[None]
+        self._running: Future[None] = Future()
 
     def __enter__(self) -> Self:
-        self._running = self._thread.submit(uvloop.run, self._run())
+        # a client that hangs must not keep the test from its end
+        threading.Thread(target=self._main, daemon=True).start()
         self.everybody_writes()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
-        with self._thread:
-            self._running.result()
+        self._running.result(PATIENCE)
+
+    def _main(self) -> None:
+        try:
+            self._running.set_result(uvloop.run(self._run()))
+        except BaseException as error:  # noqa: BLE001  whoever waits for it raises it
+            self._running.set_exception(error)
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as clients:

@@ -74,7 +74,6 @@ class Upkeep:
     def _check(self, backend: Backend, now: float) -> None:
         pool = self._pool
         pool.idle.remove(backend)
-        pool.watched = True
         self.checking.add(backend)
         backend.settling = True
         backend.deadline = now + pool.outside.rollback_timeout

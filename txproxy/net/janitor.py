@@ -52,7 +52,10 @@ class Janitor:
     def _pass(self, now: float, elapsed: float) -> None:
         server = self._server
         for pool in [*server.pools.values(), *server.orphans]:
-            self._look_at_pool(pool, now, elapsed)
+            try:
+                self._look_at_pool(pool, now, elapsed)
+            except Exception as bug:
+                server.log_bug(repr(pool), bug)
             if pool.unused:
                 server.forget_pool(pool)
         server.close_orphans()
@@ -77,7 +80,8 @@ class Janitor:
         stats.wait_time += len(pool.waiters) * elapsed
         if pool.waiters:
             self._look_at_waiters(pool, now)
-        pool.look(now)
+        if pool.waiters or not self._server.draining:
+            pool.look(now)
 
     def _look_at(self, backend: Backend, now: float) -> None:
         session = backend.session

@@ -273,9 +273,10 @@ class Server:
             self.pools.pop((database, pool.settings.server_user), None)
             self.orphans.add(pool)
             return
-        if settings.password != pool.settings.password:
-            self._set_credentials(pool, settings)
+        password_changed = settings.password != pool.settings.password
         pool.reconfigure(settings)
+        if password_changed:
+            self._set_credentials(pool, settings)
         for session in pool.sessions:
             said = self.session_settings(database, session.user)
             if said is not None:
