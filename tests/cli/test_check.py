@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.configurations import MD5, SCRAM
+from tests.configurations import MD5
 from txproxy import __version__
 from txproxy.cli import main
 from txproxy.cli.check import describe

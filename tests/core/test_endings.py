@@ -4,6 +4,7 @@ import pytest
 
 from tests.core.scenario import (
     BOUND,
+    CLOSED,
     COLUMNS,
     COPY_DONE,
     COPY_IN,
@@ -731,6 +732,31 @@ def test_lost_in_an_extended_unit_the_rest_is_discarded_to_its_sync() -> None:
     assert client.got() == ["1", "E ERROR 08006"]
     client.sends(execute(), SYNC)
     assert client.got() == ["Z I"]
+
+
+@pytest.mark.parametrize("begun", ["", "open", "deferred"])
+def test_lost_while_a_unit_waits_for_its_client_is_told_with_the_next_message(begun: str) -> None:
+    """asyncpg's prepare(): all is answered, nobody waits for anything."""
+    world, client, backend = scene(deferred_begin=begun == "deferred")
+    if begun:
+        client.sends(query("BEGIN"))
+        if begun == "open":
+            backend.says(done("BEGIN"), ready("T"))
+        client.got()
+    client.sends(parse("SELECT 1"), describe(), FLUSH)
+    if begun == "deferred":
+        backend.says(PARSED, BOUND, done("BEGIN"), CLOSED)
+    backend.says(PARSED, NO_PARAMETERS, COLUMNS)
+    client.got()
+    backend.dies()
+    assert client.got() == []
+    client.sends(bind(), execute(), SYNC)
+    assert client.got() == ["E ERROR 08006", "Z E" if begun else "Z I"]
+    assert client.state == ("FAILED" if begun else "NONE")
+    client.sends(query("ROLLBACK"))
+    if begun:
+        assert client.got() == ["C ROLLBACK", "Z I"]
+    assert world.pool.stats.backends_lost == 1
 
 
 def test_lost_behind_the_servers_own_error_it_is_not_told_twice() -> None:

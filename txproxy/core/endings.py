@@ -23,6 +23,7 @@ from txproxy.wire.messages import int32
 
 if TYPE_CHECKING:
     from txproxy.core.backend import Backend
+    from txproxy.core.exchange import Exchange, Fifo
     from txproxy.core.session import Session
 
 REAP: Final = "REAP"
@@ -252,9 +253,9 @@ def backend_lost(session: "Session", backend: "Backend") -> None:
     session.undo_settings()
     session.unnamed = False
     outstanding = [exchange for exchange in backend.fifo.exchanges if exchange.mine]
-    if not outstanding and answers.state == OPEN:
-        answers.lost = _error_of_loss(words, ends=False)
-        answers.state = transaction.after(OPEN, transaction.REAP)
+    if not outstanding or _is_at_rest(backend.fifo):
+        _lose_at_rest(session, outstanding, words)
+        outstanding = []
     said = answers.news
     answers.news = b""
     for exchange in outstanding:
@@ -275,6 +276,27 @@ def backend_lost(session: "Session", backend: "Backend") -> None:
         answers.news = said
     if session.blocked and not session.queued:
         session.resume()
+
+
+def _is_at_rest(fifo: "Fifo") -> bool:
+    """Whether all that was sent of an open unit is answered, and by no error."""
+    return fifo.waits_for_client and not fifo.copying and not fifo.exchanges[-1].failed
+
+
+def _lose_at_rest(session: "Session", unit: "list[Exchange]", words: dict[str, str]) -> None:
+    """Its client waits for nothing: it gets the ERROR in place of its next answer. An error that
+    nobody waits for would put a driver out of step (asyncpg, between prepare and execute).
+    """
+    answers = session.answers
+    if unit and unit[0].begins and answers.state == NONE:
+        answers.state = transaction.after(NONE, transaction.BEGIN)
+    if unit and answers.state == BEGUN:
+        answers.state = transaction.after(BEGUN, transaction.READY_OPEN)
+        answers.status = IN_TRANSACTION
+    if unit or answers.state == OPEN:
+        answers.lost = _error_of_loss(words, ends=bool(unit) and unit[0].ends)
+    if answers.state == OPEN:
+        answers.state = transaction.after(OPEN, transaction.REAP)
 
 
 def _lost_state(state: int, ends: bool) -> int:

@@ -38,6 +38,7 @@ class Client(asyncio.Protocol):
         "_server",
         "address",
         "began",
+        "is_beyond",
         "is_tls",
         "is_unix",
         "session",
@@ -56,6 +57,7 @@ class Client(asyncio.Protocol):
         self._pid = 0
         self.address = ""
         self.began = server.now
+        self.is_beyond = False
         self.is_tls = False
         self.is_unix = False
         self.session: Session | None = None
@@ -67,7 +69,9 @@ class Client(asyncio.Protocol):
         """A client has connected."""
         self.transport = transport  # type: ignore[assignment]  # uvloop's is no asyncio.Transport
         self.write = self.transport.write
-        self._server.clients.add(self)
+        server = self._server
+        server.clients.add(self)
+        self.is_beyond = len(server.clients) > server.config.max_client_conn
         peer = transport.get_extra_info("peername")
         self.is_unix = not isinstance(peer, tuple)
         if self.is_unix:

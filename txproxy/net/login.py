@@ -198,7 +198,7 @@ class Login:
     def _begin(self, startup: Startup) -> None:
         request = self._request = read_request(startup)
         server, client = self._server, self._client
-        server.check_room()
+        server.check_room(client)
         if server.config.client_tls_sslmode in _TLS_MODES and not (client.is_tls or client.is_unix):
             raise LoginError("SSL required")
         if request.minor > NEWEST_MINOR or request.unknown_options:

@@ -310,11 +310,14 @@ class Server:
 
     # Clients.
 
-    def check_room(self) -> None:
-        """Raises TxproxyError 53300 when there are too many clients, 57P03 when we are leaving."""
+    def check_room(self, client: Client) -> None:
+        """Raises TxproxyError 53300 when there are too many clients, 57P03 when we are leaving.
+
+        Of many that come at once the first are let in: those beyond were so when they connected.
+        """
         if self.draining:
             raise TxproxyError("the proxy is shutting down", sqlstate="57P03")
-        if len(self.clients) > self.config.max_client_conn:
+        if client.is_beyond and len(self.clients) > self.config.max_client_conn:
             raise _too_many("max_client_conn")
 
     def is_console(self, database: str) -> bool:
