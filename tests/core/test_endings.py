@@ -759,6 +759,26 @@ def test_lost_while_a_unit_waits_for_its_client_is_told_with_the_next_message(be
     assert world.pool.stats.backends_lost == 1
 
 
+def test_lost_with_a_fatal_in_place_of_an_answer_the_client_that_waits_for_it_is_told() -> None:
+    _, client, backend = scene()
+    client.sends(parse("SELECT 1"), describe(), FLUSH)
+    backend.says(error("57P01", "FATAL"))
+    backend.dies()
+    assert client.got() == ["E ERROR 57P01"]
+    client.sends(SYNC)
+    assert client.got() == ["Z I"]
+
+
+def test_lost_in_a_unit_behind_the_servers_own_error_it_is_not_told_twice() -> None:
+    _, client, backend = scene()
+    client.sends(parse("SELECT x"), describe(), FLUSH)
+    backend.says(error("42601"))
+    backend.dies()
+    assert client.got() == ["E ERROR 42601"]
+    client.sends(SYNC)
+    assert client.got() == ["Z I"]
+
+
 def test_lost_behind_the_servers_own_error_it_is_not_told_twice() -> None:
     _, client, backend = scene()
     client.sends(unit("SELECT 1"))

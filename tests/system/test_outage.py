@@ -281,6 +281,31 @@ async def test_a_backend_that_is_lost_between_prepare_and_execute(
         await other.close()
 
 
+async def test_a_backend_that_is_lost_while_it_prepares(mortal: EmbeddedPostgres) -> None:
+    """asyncpg waits for the answer to its Flush: it is told at once."""
+    with in_front_of(mortal) as proxy, direct(mortal) as admin, direct(mortal) as locker:
+        client = await asyncpg.connect(**proxy.asyncpg(statement_cache_size=0))
+        async with client.transaction():
+            pid = await client.fetchval("SELECT pg_backend_pid()")
+            with locker.transaction():
+                locker.execute("LOCK TABLE outage")
+                preparing = asyncio.create_task(client.prepare("TABLE outage", name=""))
+                await asyncio.to_thread(wait_until, lambda: waits_for_lock(admin, pid), bool)
+                admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+                with pytest.raises(asyncpg.PostgresError) as lost:
+                    await asyncio.wait_for(preparing, PATIENCE)
+            assert lost.value.sqlstate == "57P01"
+        assert await client.fetchval("SELECT 3") == 3
+        await client.close()
+
+
+def waits_for_lock(admin: psycopg.Connection[Any], pid: int) -> bool:
+    found = admin.execute(
+        "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'", [pid]
+    )
+    return found.rowcount > 0
+
+
 # Servers that do not let us in.
 
 

@@ -279,8 +279,10 @@ def backend_lost(session: "Session", backend: "Backend") -> None:
 
 
 def _is_at_rest(fifo: "Fifo") -> bool:
-    """Whether all that was sent of an open unit is answered, and by no error."""
-    return fifo.waits_for_client and not fifo.copying and not fifo.exchanges[-1].failed
+    """Whether all that was sent of an open unit is answered, and by no error (nor by a FATAL, which
+    is not passed on: then the client waits).
+    """
+    return fifo.waits_for_client and not fifo.copying and not fifo.exchanges[-1].skipping
 
 
 def _lose_at_rest(session: "Session", unit: "list[Exchange]", words: dict[str, str]) -> None:
