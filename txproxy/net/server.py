@@ -24,7 +24,7 @@ from txproxy.core.limits import Group
 from txproxy.core.pool import Pool
 from txproxy.core.session import Session
 from txproxy.core.stats import Stats
-from txproxy.core.transaction import OPEN
+from txproxy.core.transaction import BEGUN, OPEN
 from txproxy.errors import ConfigError, ConnectError, TxproxyError
 from txproxy.net import log, tls
 from txproxy.net.admin import Admin
@@ -37,6 +37,7 @@ from txproxy.wire import encode
 
 _CANCELS_TAKE: Final = 2.0  # seconds at most, at the end
 _BACKLOG: Final = 1024
+_JUST_BEGUN: Final = 1.0  # seconds
 _KNOWN_LIMIT: Final = 1000  # users and databases whose settings and counters are kept
 _SHUTTING_DOWN: Final = encode.error(
     "FATAL", "57P01", "terminating connection due to administrator command"
@@ -561,8 +562,13 @@ def _contexts(config: Config) -> ssl.SSLContext | None:
 
 
 def _close_if_free(session: Session, error: bytes) -> None:
-    """Close a client with this FATAL, unless a backend works for it or holds its transaction."""
-    if session.ended or session.queued or session.state == OPEN:
+    """Close a client with this FATAL, unless a backend works for it or holds its transaction, or it
+    has just begun one: its first statement is on the way.
+    """
+    state = session.state
+    if session.ended or session.queued or state == OPEN:
+        return
+    if state == BEGUN and session.outside.now - session.active_at < _JUST_BEGUN:
         return
     if session.backend is None or not session.backend.fifo.exchanges:
         session.fatal(error)
