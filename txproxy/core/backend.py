@@ -6,6 +6,7 @@ same bytes object where nothing had to be changed. A backend that a session lets
 goes through `abandon()` and `settle()` until it is clean or closed.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from txproxy.core.exchange import Exchange, Fifo
@@ -50,7 +51,14 @@ _WHOLE: Final = frozenset(
 )
 """Messages that we read or may have to leave out: held until they are complete."""
 
-_READ: Final = frozenset((COPY_IN_RESPONSE, ERROR_RESPONSE, NOTIFICATION, PARAMETER_STATUS))
+_READ: Final = (COPY_IN_RESPONSE, ERROR_RESPONSE, NOTIFICATION, PARAMETER_STATUS, READY_FOR_QUERY)
+
+
+def _least() -> list[int]:
+    """For each type byte the smallest length that a server may announce."""
+    limits = [4] * 256
+    limits[READY_FOR_QUERY] = 5
+    return limits
 
 
 def _most() -> list[int]:
@@ -60,7 +68,15 @@ def _most() -> list[int]:
     return limits
 
 
+def _looked_at(kinds: Iterable[int]) -> list[bool]:
+    """For each type byte whether a message of it is more than bytes for its owner."""
+    return [kind in kinds for kind in range(256)]
+
+
+_LEAST: Final = _least()
 _MOST: Final = _most()
+_LOOKED_AT: Final = _looked_at(_READ)
+_COUNTED: Final = _looked_at(set(range(256)) - {DATA_ROW, COPY_DATA})
 RESTORING: Final = "start-up settings"
 _NEVER: Final = float("inf")
 _NO_SUCH_STATEMENT: Final = encode.describe_statement(
@@ -186,7 +202,7 @@ class Backend:
         n = len(data)
         exchanges = self.fifo.exchanges
         mine = self._mine()
-        counting = self._counting()
+        looked_at = self._looked_at()
         said = b""  # by us, to the session's client, behind this message
         if not mine and i == 0 and exchanges and exchanges[0].prefix:
             i = self.fifo.pass_begin(data, 0)
@@ -197,7 +213,7 @@ class Backend:
             kind = data[i]
             length = (data[i + 1] << 24) | (data[i + 2] << 16) | (data[i + 3] << 8) | data[i + 4]
             end = i + 1 + length
-            if length < 4 or length > _MOST[kind] or (kind == READY_FOR_QUERY and length == 4):
+            if length < _LEAST[kind] or length > _MOST[kind]:
                 self.fifo.broken = True
                 break
             if end > n:
@@ -207,7 +223,7 @@ class Backend:
                 self.stream_mine = mine
                 end = n
             keep = mine
-            if kind == DATA_ROW or kind == COPY_DATA:
+            if not looked_at[kind]:
                 pass
             elif kind == READY_FOR_QUERY:
                 said = self._ready(data[i + 5])
@@ -215,12 +231,12 @@ class Backend:
                     break
                 keep = mine and not said
                 mine = self._mine()
-                counting = self._counting()
+                looked_at = self._looked_at()
                 if mine and not keep:
                     said += self.news()
-            elif kind in _READ:
+            elif _LOOKED_AT[kind]:
                 keep = self._take(kind, data[i + 5 : end], mine)
-            elif counting:
+            else:
                 self.fifo.answered(kind)
                 if self.fifo.broken:
                     break
@@ -281,10 +297,12 @@ class Backend:
         head = exchanges[0]
         return head.mine and head.at >= head.prefix
 
-    def _counting(self) -> bool:
-        """Whether replies are counted: in the extended protocol, and where none is expected."""
+    def _looked_at(self) -> list[bool]:
+        """Which replies mean something. In the extended protocol, and where none is expected, each
+        is counted.
+        """
         exchanges = self.fifo.exchanges
-        return not exchanges or exchanges[0].owed[0] != QUERY
+        return _COUNTED if not exchanges or exchanges[0].owed[0] != QUERY else _LOOKED_AT
 
     def _error(self, body: bytes, mine: bool) -> bool:
         """ErrorResponse; whether it is passed on. A FATAL is kept for the session's ERROR."""

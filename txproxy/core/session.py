@@ -442,9 +442,10 @@ class Session:
             answers.state = transaction.after(answers.state, transaction.READY_OPEN)
             return
         self.stats.xacts += 1
-        if answers.state == OPEN:
-            self.stats.transactions.observe(self.active_at - self.begun_at)
-        answers.state = transaction.after(answers.state, transaction.READY_IDLE)
+        if answers.state != NONE:
+            if answers.state == OPEN:
+                self.stats.transactions.observe(self.active_at - self.begun_at)
+            answers.state = transaction.after(answers.state, transaction.READY_IDLE)
         self.settled = self.wanted
         self.transaction_expired = False
         if self.backend is not None and self.backend.fifo.begins:
