@@ -271,6 +271,25 @@ async def test_those_beyond_max_client_conn_are_refused(postgres: EmbeddedPostgr
         await asyncio.gather(*(speak(client) for client in inside))
 
 
+async def test_silent_ones_beyond_max_client_conn_are_not_held(postgres: EmbeddedPostgres) -> None:
+    """Some hundred are heard out; the others are closed at once, and who is in is not touched."""
+    room = 10
+    with (
+        guarded(postgres, "scram-sha-256", max_client_conn=room) as proxy,
+        Clients(proxy) as clients,
+    ):
+        inside = await clients.several(room)
+        silent = [await asyncio.open_connection("127.0.0.1", proxy.port) for _ in range(150)]
+        await asyncio.to_thread(proxy.wait_for, "login refused", 50)
+        ended = [asyncio.create_task(reader.read()) for reader, _ in silent]
+        done, waiting = await asyncio.wait(ended, timeout=0.5)
+        assert (len(done), len(waiting)) == (50, 100)
+        await asyncio.gather(*(speak(client) for client in inside))
+        for _, writer in silent:
+            writer.close()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
 # Reloads.
 
 

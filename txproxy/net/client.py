@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from txproxy.net.server import Server
 
 _LINGER: Final = 5.0  # seconds that a client has to read our last words
+_HEARD_OUT: Final = 100  # clients beyond max_client_conn that may say who they are, or cancel
 
 
 class Client(asyncio.Protocol):
@@ -71,7 +72,8 @@ class Client(asyncio.Protocol):
         self.write = self.transport.write
         server = self._server
         server.clients.add(self)
-        self.is_beyond = len(server.clients) > server.config.max_client_conn
+        beyond = len(server.clients) - server.config.max_client_conn
+        self.is_beyond = beyond > 0
         peer = transport.get_extra_info("peername")
         self.is_unix = not isinstance(peer, tuple)
         if self.is_unix:
@@ -79,6 +81,9 @@ class Client(asyncio.Protocol):
         else:
             self.address = f"{peer[0]}:{peer[1]}"
             reach.keep_alive(transport, self._server.tcp)
+        if beyond > _HEARD_OUT:
+            server.log_refusal(self.address, too_many("max_client_conn"))
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
@@ -223,6 +228,15 @@ class Client(asyncio.Protocol):
                 transport.pause_reading()
             else:
                 transport.resume_reading()
+
+
+def too_many(setting: str) -> TxproxyError:
+    """What a client is told that is one too many for this limit."""
+    return TxproxyError(
+        "sorry, too many clients already",
+        hint=f"{setting} is the limit, in the proxy's configuration.",
+        sqlstate="53300",
+    )
 
 
 @lru_cache(maxsize=1000)

@@ -29,7 +29,7 @@ from txproxy.errors import ConfigError, ConnectError, TxproxyError
 from txproxy.net import log, tls
 from txproxy.net.admin import Admin
 from txproxy.net.auth import Authenticator
-from txproxy.net.client import Client
+from txproxy.net.client import Client, too_many
 from txproxy.net.janitor import TICK, Janitor
 from txproxy.net.log import LOGGER
 from txproxy.net.metrics import Metrics
@@ -319,7 +319,7 @@ class Server:
         if self.draining:
             raise TxproxyError("the proxy is shutting down", sqlstate="57P03")
         if client.is_beyond and len(self.clients) > self.config.max_client_conn:
-            raise _too_many("max_client_conn")
+            raise too_many("max_client_conn")
 
     def is_console(self, database: str) -> bool:
         """Whether this is the name of the admin console."""
@@ -339,10 +339,10 @@ class Server:
                 f'database "{database}" is not currently accepting connections', sqlstate="55000"
             )
         if 0 < group.client_limit <= group.clients:
-            raise _too_many("max_db_client_connections")
+            raise too_many("max_db_client_connections")
         own = self._user(user)
         if 0 < own.client_limit <= own.clients:
-            raise _too_many("max_user_client_connections")
+            raise too_many("max_user_client_connections")
         return pool
 
     def _pool(self, database: str, user: str) -> Pool | None:
@@ -572,14 +572,6 @@ def _close_if_free(session: Session, error: bytes) -> None:
         return
     if session.backend is None or not session.backend.fifo.exchanges:
         session.fatal(error)
-
-
-def _too_many(setting: str) -> TxproxyError:
-    return TxproxyError(
-        "sorry, too many clients already",
-        hint=f"{setting} is the limit, in the proxy's configuration.",
-        sqlstate="53300",
-    )
 
 
 def _check_free(path: str) -> None:
