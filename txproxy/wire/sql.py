@@ -36,6 +36,10 @@ SET_ONE: Final = 14
 OURS_SET: Final = 15
 OURS_SHOW: Final = 16
 MANY: Final = 17
+DEALLOCATE: Final = 18
+DISCARD_ALL: Final = 19
+LISTEN: Final = 20
+UNLISTEN: Final = 21
 
 
 @dataclass
@@ -52,6 +56,15 @@ class Judgement:
     rest: int = 0  # where a MANY goes on behind its first statement, a plain COMMIT or ROLLBACK
     first: int = -1  # the kind of a MANY's first statement; else as `kind`
     tag: bytes = b""  # how the server answers a BEGIN
+    settings: tuple[str, ...] = ()  # what it may change for the session; "*": anything
+    local: bool = False  # the transaction may have settings of its own
+    looks: bool = False  # what a session is pinned for may be gone behind it
+    name: bytes = b""  # what a DEALLOCATE, LISTEN or UNLISTEN names; b"*": ALL, or *
+    discards: bool = False  # the session's prepared statements are gone behind it
+    listens: bool = False  # a LISTEN or UNLISTEN is among several statements
+    notifies: bool = False
+    databases: tuple[str, ...] = ()  # those that must have no connections for it to succeed
+    defaults: bool = False  # what later sessions begin with changes
 
     def __post_init__(self) -> None:
         if self.first < 0:
