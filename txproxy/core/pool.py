@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 from txproxy.config import PoolSettings
 from txproxy.core.backend import Backend
 from txproxy.core.limits import BackOff, Group
+from txproxy.core.listener import Listener
 from txproxy.core.ports import PoolPort
 from txproxy.core.settings import NO_SETTINGS, Settings
 from txproxy.core.stats import Stats
@@ -64,6 +65,7 @@ class Pool:
         self.waiters: deque[Session] = deque()
         self.backends: set[Backend] = set()
         self.sessions: set[Session] = set()
+        self.listener = Listener(self)
         self.connecting = 0
         self.epoch = 0
         self.starved = False
@@ -110,7 +112,14 @@ class Pool:
     def unused(self) -> bool:
         """Whether nothing is lost if the pool is forgotten."""
         kept = self.settings.min_pool_size
-        return not (self.sessions or self.backends or self.connecting or kept)
+        used = self.sessions or self.backends or self.connecting or self.listener.exists
+        return not (used or kept)
+
+    @property
+    def connections(self) -> list[Backend]:
+        """All that are logged in: the backends, and the one that listens."""
+        listening = self.listener.backend
+        return [*self.backends] if listening is None else [*self.backends, listening]
 
     def leave(self) -> None:
         """The pool is forgotten; what is still being connected is closed when it comes."""
@@ -174,6 +183,8 @@ class Pool:
         """Why the pool must not have as many backends as it has; "" if it may."""
         if self.paused:
             return "PAUSE"
+        if self.listener.needs_place:
+            return "LISTEN needs its place"
         if self.count > self.size + self.settings.reserve_pool_size:
             return "pool_size"
         if 0 < self.database.limit < self.database.connections:
@@ -315,7 +326,7 @@ class Pool:
         outdated = self._attempt_is_over(epoch)
         if not outdated:
             self._back_off.failed(self.outside.now, self.settings.server_login_retry)
-        self._place_is_free()
+        self.place_is_free()
         attempts = self.connecting - self._outdated
         if not (outdated or self.backends or attempts or self.paused):
             self._refuse(fields)
@@ -323,7 +334,7 @@ class Pool:
     def dropped(self, epoch: int | None = None) -> None:
         """A connection that nobody wants any more was not made, or closed again."""
         self._attempt_is_over(epoch)
-        self._place_is_free()
+        self.place_is_free()
 
     def _attempt_is_over(self, epoch: int | None) -> bool:
         self.connecting -= 1
@@ -352,13 +363,17 @@ class Pool:
         self.stats.backends_closed += 1
         self.backends.discard(backend)
         self._upkeep.checking.discard(backend)
+        self.database.notifiers.pop(backend.port.pid, None)
         if backend in self.idle:
             self.idle.remove(backend)
-        self._place_is_free()
+        self.place_is_free()
 
-    def _place_is_free(self) -> None:
+    def place_is_free(self) -> None:
+        """A connection is gone: whose is its place?"""
         self.database.connections -= 1
         self.user.connections -= 1
+        if self.listener.needs_place:
+            self.listener.begin()
         self.database.offer(self.outside.now)
         self.user.offer(self.outside.now)
         self.want()
@@ -385,7 +400,7 @@ class Pool:
         """Replace all backends, each as soon as nobody needs it; also those being connected."""
         self._attempts_are_outdated()
         self._back_off.reset()
-        for backend in self.backends:
+        for backend in self.connections:
             backend.retiring = "RECONNECT"
         for backend in list(self.idle):
             backend.close("RECONNECT")

@@ -8,6 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
+    from txproxy.core.listener import Listener
     from txproxy.core.pool import Pool
     from txproxy.core.session import Session
 
@@ -105,6 +106,11 @@ class PoolPort(Protocol):
 
     def connect(self, pool: "Pool") -> None:
         """Begin a connection; `Pool.connected()` or `Pool.connect_failed()` is called later."""
+
+    def connect_listening(self, listener: "Listener") -> None:
+        """Begin the connection that listens; `Listener.connected()` or `Listener.connect_failed()`
+        is called later.
+        """
 
     def event(self, name: str, fields: dict[str, object]) -> None:
         """One line for the log."""

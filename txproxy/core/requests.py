@@ -8,7 +8,7 @@ it: then its head decides, and a statement of it cannot be judged.
 
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import begin
+from txproxy.core import begin, listening
 from txproxy.core.settings import FOLLOWED
 from txproxy.core.transaction import BEGUN, FAILED, NONE
 from txproxy.wire import encode, sql
@@ -118,6 +118,8 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
             session, judged, text
         ):
             return DROP
+        if (judged.kind == sql.LISTEN or judged.listens) and not listening.granted(session, text):
+            return HOLD
     if not session.has_backend():
         return HOLD
     backend = session.backend
@@ -128,6 +130,10 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
             return HOLD
         if fifo.copying:
             return _not_while_copying(session, QUERY)
+    if judged is not _STATELESS and (judged.notifies or judged.listens or judged.kind == sql.LISTEN):
+        verdict = _listens(session, judged, QUERY)
+        if verdict != FORWARD:
+            return verdict
     exchange = fifo.sent(QUERY)
     if judged is not _STATELESS and exchange is not None:
         _note(session, judged, exchange, text)
@@ -200,6 +206,30 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text:
             session.pin_for(judged.pin)
     if judged.pin == "LOAD" and session.backend is not None:
         session.backend.dirty = "LOAD"
+    if session.listening is not None:
+        session.listening.note(judged, exchange, text)
+    if judged.notifies:
+        listening.notifies(session)
+
+
+def _listens(session: "Session", judged: sql.Judgement, kind: int) -> int:
+    """What becomes of a LISTEN or NOTIFY, with a backend that it could be sent to."""
+    backend = session.backend
+    side = session.listening
+    assert backend is not None
+    if side is not None and side.refusal:
+        # The server makes the error, so that its transaction fails as the client's does.
+        refused, side.refusal = side.refusal, {}
+        if kind == QUERY:
+            session.replacement = encode.query(listening.refusal(refused))
+        else:
+            why = refused.get("M", "").encode("utf-8", "surrogateescape")
+            session.replacement = encode.describe_statement(b"(LISTEN) " + why)
+        backend.fifo.sent(kind if kind == QUERY else DESCRIBE)
+        return REPLACE
+    if judged.notifies and not listening.may_notify(session):
+        return HOLD
+    return FORWARD
 
 
 def _begins(session: "Session", exchange: "Exchange") -> None:

@@ -34,6 +34,7 @@ from txproxy.wire.scan import Tail
 
 if TYPE_CHECKING:
     from txproxy.core.backend import Backend
+    from txproxy.core.listening import Listening
     from txproxy.core.pool import Pool
 
 _LEAST: Final = client_least()
@@ -50,6 +51,8 @@ class Session:
     blocked   its bytes are held in `inbox`: it waits for a backend (`queued`), or for one to answer
     pin       why it keeps its backend to its end; "" if it does not
     wanted    its settings now; `settled`: as of the last moment without a transaction
+    listening   what it has to do with LISTEN, if anything: see listening.py
+    pid       the process id that its client was told; 0: none yet
     told      the parameters that its client was last told, by the server's spelling
     begin     the BEGIN that no backend has heard of yet: see begin.py
     """
@@ -71,12 +74,14 @@ class Session:
         "ended",
         "flushed_at",
         "id",
+        "listening",
         "logging_in",
         "marked_at",
         "ours",
         "outgoing",
         "outside",
         "parsed",
+        "pid",
         "pin",
         "pool",
         "prepared_copy",
@@ -134,6 +139,8 @@ class Session:
         self.restore_due = False  # it may have reset what it asked for at the start
         self.told: dict[str, str] = {}
         self.pin = ""
+        self.pid = 0
+        self.listening: Listening | None = None
         self.logging_in = False
         self.ended = False
         self.client_full = False  # what was written to the client has not been taken by its socket
@@ -212,6 +219,8 @@ class Session:
 
     def resume(self) -> None:
         """What the session waited for has come: go on with what was held."""
+        if self.listening is not None and self.listening.flushing:
+            return
         self.go_on(self.take_inbox())
 
     def take_inbox(self) -> bytes:
@@ -403,6 +412,8 @@ class Session:
             self._login_answered(backend)
         elif self.stream and self.stream_forward:
             return  # the rest of a message that has begun belongs to this backend
+        elif self.listening is not None and self.listening.flushing:
+            return
         elif self.restore_due and backend.fifo.status != IN_FAILED:
             self.restore_due = False
             backend.port.write(backend.ours(restoring(self.start), RESTORING))
@@ -457,6 +468,8 @@ class Session:
         answers.state = transaction.after(BEGUN, transaction.LOSE)
         answers.status = IN_FAILED
         self.active_at = self.outside.now
+        if self.listening is not None:
+            self.listening.undo()
 
     def follow(self, name: str, value: str) -> None:
         """The server reported a setting while this session's unit ran."""
@@ -547,6 +560,8 @@ class Session:
         self.pool.sessions.discard(self)
         if self.queued:
             self.pool.forget(self)
+        if self.listening is not None:
+            self.pool.listener.forget(self)
         self.queued = False
         self.blocked = True
         backend = self.backend

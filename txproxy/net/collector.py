@@ -57,6 +57,7 @@ COUNTERS: Final = {
     "client_idle_timeouts": ("client_idle_timeouts", "Clients closed by client_idle_timeout."),
     "vanished": ("clients_vanished", "Clients that left in a transaction or a statement."),
     "backends_lost": ("backends_lost", "Backends that went while a client held them."),
+    "notifications": ("notifications", "Notifications that clients were told of."),
     "begins_deferred": ("begins_deferred", "BEGINs that were answered before a server was told."),
     "begins_saved": ("begins_saved", "Those of them that no server ever heard of."),
 }
@@ -166,7 +167,7 @@ def _pools(server: "Server") -> Iterator[Metric]:
     backends = GaugeMetricFamily(
         "txproxy_backends",
         "Connections to servers by state: active (a client holds it), idle,"
-        " settling (being rolled back, reset or checked), connecting.",
+        " settling (being rolled back, reset or checked), connecting, listening.",
         labels=(*_LABELS, "state"),
     )
     plain = {
@@ -177,6 +178,7 @@ def _pools(server: "Server") -> Iterator[Metric]:
             "pool_size": "Connections to servers that the pool may have.",
             "reserve_pool_size": "Those that it may have beyond that when clients wait.",
             "paused": "1 while PAUSE holds for the pool.",
+            "listening_clients": "Clients that LISTEN.",
         }.items()
     }
     for pool in pools(server):
@@ -194,6 +196,7 @@ def _pools(server: "Server") -> Iterator[Metric]:
             "idle": found.resting,
             "settling": found.settling,
             "connecting": found.connecting,
+            "listening": pool.listener.backend is not None,
         }.items():
             backends.add_metric((*names, state), count)
         for name, value in {
@@ -202,6 +205,7 @@ def _pools(server: "Server") -> Iterator[Metric]:
             "pool_size": pool.settings.pool_size,
             "reserve_pool_size": pool.settings.reserve_pool_size,
             "paused": pool.paused,
+            "listening_clients": len(pool.listener.sessions()),
         }.items():
             plain[name].add_metric(names, value)
     yield from (clients, backends, *plain.values())
