@@ -200,8 +200,8 @@ def test_the_reaped_backend_serves_whoever_waits() -> None:
 def test_a_pinned_client_is_reaped_and_keeps_its_backend() -> None:
     world, client, backend = scene()
     begin(client, backend)
-    client.sends(query("LISTEN jobs"))
-    backend.says(done("LISTEN"), ready("T"))
+    client.sends(query("SELECT pg_advisory_lock(1)"))
+    backend.says(done("SELECT 1"), ready("T"))
     client.got()
     backend.got()
     reap(world, client, backend)
@@ -214,8 +214,8 @@ def test_a_pinned_client_is_reaped_and_keeps_its_backend() -> None:
 def test_a_pinned_client_that_speaks_before_the_rollback_is_over_waits_for_it() -> None:
     world, client, backend = scene()
     begin(client, backend)
-    client.sends(query("LISTEN jobs"))
-    backend.says(done("LISTEN"), ready("T"))
+    client.sends(query("SELECT pg_advisory_lock(1)"))
+    backend.says(done("SELECT 1"), ready("T"))
     client.got()
     backend.got()
     world.sleeps(11)
@@ -538,8 +538,8 @@ def test_time_in_a_transaction_does_not_count_for_client_idle_timeout() -> None:
 
 def test_client_idle_timeout_closes_a_pinned_client_and_resets_its_backend() -> None:
     world, client, backend = scene(client_idle_timeout=60.0)
-    client.sends(query("LISTEN jobs"))
-    backend.says(done("LISTEN"), ready())
+    client.sends(query("SELECT pg_advisory_lock(1)"))
+    backend.says(done("SELECT 1"), ready())
     backend.got()
     client.got()
     world.passes(61)
@@ -812,14 +812,14 @@ def test_lost_while_half_a_message_was_forwarded_the_other_half_is_dropped() -> 
 @pytest.mark.parametrize("running", [False, True])
 def test_lost_with_state_of_the_session_on_it_is_fatal(running: bool) -> None:
     _, client, backend = scene()
-    client.sends(query("LISTEN jobs"))
-    backend.says(done("LISTEN"), ready())
+    client.sends(query("SELECT pg_advisory_lock(1)"))
+    backend.says(done("SELECT 1"), ready())
     client.got()
     if running:
         client.sends(query("SELECT 1"))
     backend.dies()
     assert client.got() == ["E FATAL 08006"]
-    assert client.error["H"] == "The session had state of its own on that backend (LISTEN)."
+    assert client.error["H"] == "The session had state of its own on that backend (advisory lock)."
     assert client.finished
 
 

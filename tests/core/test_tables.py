@@ -256,9 +256,9 @@ def test_a_client_and_its_server_connection_are_linked() -> None:
 
 def test_what_pins_a_client_is_shown() -> None:
     world, client, backend = scene()
-    client.sends(query("LISTEN a"))
-    backend.says(done("LISTEN"), ready())
-    assert FakeServer(world).one("CLIENTS")["pin"] == "LISTEN"
+    client.sends(query("SELECT pg_advisory_lock(1)"))
+    backend.says(done("SELECT 1"), ready())
+    assert FakeServer(world).one("CLIENTS")["pin"] == "advisory lock"
 
 
 def test_a_client_on_a_unix_socket_has_a_process() -> None:

@@ -16,6 +16,7 @@ next one.
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from txproxy.core import endings, listening
@@ -39,7 +40,10 @@ UNUSED_FOR: Final = 10.0
 _NEVER: Final = float("inf")
 _JUST_BEGUN: Final = 1.0  # seconds
 _LOST: Final = "the connection that listens for this session was lost"
-_TOO_MANY: Final = {"C": "53400", "M": "too many channels: the sessions of this pool listen to many"}
+_TOO_MANY: Final = {
+    "C": "53400",
+    "M": "too many channels: the sessions of this pool listen to many",
+}
 _NO_PLACE: Final = {
     "C": "53300",
     "M": "LISTEN needs a server connection of its own, for which the limits leave no place",
@@ -49,6 +53,7 @@ _LATE: Final = {
     "C": "53300",
     "M": "LISTEN got no server connection in time: query_wait_timeout",
 }
+_CANCELLED: Final = {"C": "57014", "M": "canceling statement due to user request"}
 _CLOSED: Final = {"C": "08006", "M": "the server closed the connection"}
 
 
@@ -97,6 +102,11 @@ class Listener:
 
     def __repr__(self) -> str:
         return f"<Listener {self.pool.name} channels={len(self._channels)} {self.backend}>"
+
+    @property
+    def needs_place(self) -> bool:
+        """Whether the next backend that comes back must give it its place."""
+        return self.wants_place and bool(self.waiters)
 
     @property
     def exists(self) -> bool:
@@ -182,10 +192,18 @@ class Listener:
         if session.backend is not None and side is not None:
             side.refusal = fields
             session.resume()
-        else:
-            endings.refuse(session, encode.error_of("ERROR", fields))
-            if side is not None:
-                side.undo()
+            return
+        if side is not None:
+            side.undo()
+        endings.refuse(session, encode.error_of("ERROR", fields))
+
+    def cancel(self, session: "Session") -> bool:
+        """A CancelRequest: whether it was for a LISTEN that waits."""
+        side = session.listening
+        waits = session in self.waiters and (side is None or not side.flushing)
+        if waits:
+            self.refuse(session, _CANCELLED)
+        return waits
 
     # The connection.
 
@@ -227,7 +245,7 @@ class Listener:
         self._heard_at = self._unused_since = self.pool.outside.now
         if epoch != self.pool.epoch:
             backend.retiring = "outdated"
-            self._retire(backend)
+            backend.close(backend.retiring)
             return
         # Clients of other encodings are pinned: see listening.granted().
         self._ask(b"SET client_encoding TO 'UTF8'", "client_encoding", _Flight(None, None))
@@ -248,12 +266,20 @@ class Listener:
         self.connecting = False
         self.pool.place_is_free()
 
+    def retire(self, why: str) -> None:
+        """It leads to the wrong place, or an administrator wants it replaced."""
+        if self.backend is not None:
+            self.backend.retiring = why
+
+    def leave_if_unused(self) -> None:
+        """Close it now if nobody listens."""
+        if self.backend is not None and not self._channels:
+            self.backend.retiring = "nobody listens any more"
+            self.backend.close(self.backend.retiring)
+
     def _refuse_all(self, fields: dict[str, str]) -> None:
         for session in list(self.waiters):
-            try:
-                self.refuse(session, fields)
-            except Exception as bug:
-                self.pool.outside.bug(session, bug)
+            self._guarded(session, lambda of: self.refuse(of, fields))
 
     def lost(self, backend: "Backend") -> None:
         """The connection is gone."""
@@ -282,11 +308,12 @@ class Listener:
             side = session.listening
             only_waits = side is None or (session in self.waiters and not side.channels)
             if not only_waits:
-                self._end(session, error)
+                self._guarded(session, lambda of: listening.end(of, error))
 
-    def _end(self, session: "Session", error: bytes) -> None:
+    def _guarded(self, session: "Session", act: Callable[["Session"], None]) -> None:
+        """A session that raises is closed, and the others do not suffer."""
         try:
-            listening.end(session, error)
+            act(session)
         except Exception as bug:
             self.pool.outside.bug(session, bug)
 
@@ -316,7 +343,8 @@ class Listener:
         flight = self._flights.popleft()
         backend.deadline = now + self.pool.outside.rollback_timeout if self._flights else _NEVER
         if backend.ours_failed:
-            return  # it is closed once this chunk is read
+            backend.close(backend.fifo.untrusted)
+            return
         if flight.channel is not None:
             flight.channel.is_ready = True
             for session in list(flight.channel.sessions):
@@ -330,29 +358,18 @@ class Listener:
             return
         if side.flushing:
             self.waiters.pop(session)
-            self._guarded(session)
+            self._guarded(session, lambda _: side.flushed())
         else:
             if session.backend is not None:
                 listening.forget_notifier(session.backend)
             self._resume(session)
 
-    def _guarded(self, session: "Session") -> None:
-        side = session.listening
-        try:
-            if side is not None:
-                side.flushed()
-        except Exception as bug:
-            self.pool.outside.bug(session, bug)
-
     def _resume(self, session: "Session") -> None:
-        """It looks again at what it waited for."""
+        """Let it look again at what it waited for."""
         if self.waiters.pop(session, None) is None:
             return
         if session.blocked and not session.queued:
-            try:
-                session.resume()
-            except Exception as bug:
-                self.pool.outside.bug(session, bug)
+            self._guarded(session, _resume)
 
     def notified(self, body: bytes) -> None:
         """NotificationResponse: told to each session that listens."""
@@ -363,15 +380,10 @@ class Listener:
             return
         pid = int32(body, 0)
         pid = self.pool.database.notifiers.get(pid, pid)
+        name = body[4:end]
         message = encode.message(b"A", pid.to_bytes(4, "big") + body[4:])
         for session in list(channel.sessions):
-            side = session.listening
-            if side is None or session.ended:
-                continue
-            try:
-                side.hear(body[4:end], message)
-            except Exception as bug:
-                self.pool.outside.bug(session, bug)
+            self._guarded(session, lambda of: _hear(of, name, message))
 
     # The janitor.
 
@@ -380,7 +392,7 @@ class Listener:
         if self.waiters:
             self._look_at_waiters(now)
         if self.holding:
-            self._tell(now)
+            self._tell()
         backend = self.backend
         if backend is None:
             self.begin()
@@ -390,8 +402,7 @@ class Listener:
             self._retire(backend)
         elif not self._channels:
             if now - self._unused_since > UNUSED_FOR:
-                backend.retiring = "nobody listens any more"
-                backend.close(backend.retiring)
+                self.leave_if_unused()
         else:
             delay = self.pool.settings.server_check_delay
             if delay and not self._flights and now - self._heard_at >= delay:
@@ -408,7 +419,7 @@ class Listener:
                     session.stats.query_wait_timeouts += 1
                     self.refuse(session, _LATE)
 
-    def _tell(self, now: float) -> None:  # noqa: ARG002
+    def _tell(self) -> None:
         for session in list(self.holding):
             side = session.listening
             if session.ended or side is None or side.tell_if_free():
@@ -431,11 +442,21 @@ class Listener:
             if side is None or (session in self.waiters and not side.channels):
                 continue
             if _is_free(session):
-                self._end(session, error)
+                self._guarded(session, lambda of: listening.end(of, error))
             else:
                 left += 1
         if not left:
             backend.close(why)
+
+
+def _resume(session: "Session") -> None:
+    session.resume()
+
+
+def _hear(session: "Session", channel: bytes, message: bytes) -> None:
+    side = session.listening
+    if side is not None and not session.ended:
+        side.hear(channel, message)
 
 
 def _is_free(session: "Session") -> bool:

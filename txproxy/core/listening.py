@@ -151,12 +151,13 @@ class Listening:
         if status != IDLE:
             self._drop_unasked()
             return None
-        notified = self.notified and bool(self.channels) and not backend.fifo.exchanges
+        listener = session.pool.listener
+        waits = self.notified and bool(self.channels) and not backend.fifo.exchanges
         self.notified = False
-        if notified:
+        if waits and listener.backend is not None:
             self.flushing = True
             session.blocked = True
-            session.pool.listener.flush(session)
+            listener.flush(session)
             return b""
         said = self._deliver()
         self._leave_if_done()
@@ -175,8 +176,6 @@ class Listening:
             session.resume()
         elif not backend.fifo.exchanges and not backend.settling:
             session.backend_idle()
-            if session.blocked and session.backend is backend:
-                session.resume()
 
     def undo(self) -> None:
         """The transaction is gone, with all that it listened to."""
@@ -184,6 +183,7 @@ class Listening:
         self._log.clear()
         self._doubt = False
         self.notified = False
+        self.refusal = {}
         self._release()
         self._leave_if_done()
 
@@ -275,7 +275,8 @@ class Listening:
         session = self._session
         if channel in self.channels:
             if not self._held and may_hear(session):
-                self._tell(message, 1)
+                session.stats.notifications += 1
+                self._tell(message)
                 return
         elif session.backend is None or not session.backend.fifo.exchanges:
             return  # the LISTEN's COMMIT is not even on its way
@@ -291,12 +292,11 @@ class Listening:
         if self._held and may_hear(self._session):
             said = self._deliver()
             if said:
-                self._tell(said, 0)
+                self._tell(said)
         return not self._held
 
-    def _tell(self, said: bytes, count: int) -> None:
+    def _tell(self, said: bytes) -> None:
         session = self._session
-        session.stats.notifications += count
         session.stats.sent += len(said)
         session.client.write(said)
 
@@ -348,12 +348,13 @@ def may_notify(session: "Session") -> bool:
     listening = session.listening
     if backend is None or not session.pid:
         return True
-    notifiers = session.pool.database.notifiers
-    before = notifiers.get(backend.port.pid, session.pid)
-    if listening is not None and listening.channels and before != session.pid:
-        session.pool.listener.flush(session)
-        return False
-    return True
+    if listening is None or not listening.channels or session.pool.listener.backend is None:
+        return True
+    before = session.pool.database.notifiers.get(backend.port.pid, session.pid)
+    if before == session.pid:
+        return True
+    session.pool.listener.flush(session)
+    return False
 
 
 def notifies(session: "Session") -> None:
@@ -386,7 +387,7 @@ def _is_utf8(session: "Session") -> bool:
 
 
 def _is_text(name: bytes) -> bool:
-    return "\udc80" > max(text(name))  # escaped are bytes that are no UTF-8
+    return not any("\udc80" <= letter <= "\udcff" for letter in text(name))
 
 
 # When a client may be told, and how it is ended.

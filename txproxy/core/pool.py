@@ -369,7 +369,7 @@ class Pool:
         self.place_is_free()
 
     def place_is_free(self) -> None:
-        """A connection is gone: whose is its place?"""
+        """A connection is gone: its place goes to whoever needs it most."""
         self.database.connections -= 1
         self.user.connections -= 1
         if self.listener.needs_place:
@@ -388,6 +388,7 @@ class Pool:
         self._upkeep.settings_changed()
         if _leads_to(old) != _leads_to(settings):
             self.reconnect()
+            self.listener.retire("reload")
         self.adapt()
 
     def adapt(self) -> None:
@@ -400,7 +401,7 @@ class Pool:
         """Replace all backends, each as soon as nobody needs it; also those being connected."""
         self._attempts_are_outdated()
         self._back_off.reset()
-        for backend in self.connections:
+        for backend in self.backends:
             backend.retiring = "RECONNECT"
         for backend in list(self.idle):
             backend.close("RECONNECT")

@@ -51,6 +51,7 @@ _JUDGED_LENGTH: Final = 2048  # bytes of a text whose judgement is remembered
 _JUDGED_LIMIT: Final = 1000  # texts
 _judged: dict[bytes, sql.Judgement] = {}
 _B, _S, _T = b"bst"  # the first letters of BEGIN and START
+_NO_LISTEN: Final = frozenset(b"sidu")  # as SELECT, INSERT, DELETE, UPDATE and others begin
 _LINE: Final = 256  # bytes kept of a statement, for the log
 
 
@@ -130,7 +131,9 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
             return HOLD
         if fifo.copying:
             return _not_while_copying(session, QUERY)
-    if judged is not _STATELESS and (judged.notifies or judged.listens or judged.kind == sql.LISTEN):
+    if judged is not _STATELESS and (
+        judged.notifies or judged.listens or judged.kind == sql.LISTEN
+    ):
         verdict = _listens(session, judged, QUERY)
         if verdict != FORWARD:
             return verdict
@@ -251,6 +254,9 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
             return verdict
     if kind == PARSE and answers.state <= BEGUN and _begin_unit(session, data, i):
         return SKIP
+    listens = _listens_by(session, data, i, end) if kind == PARSE else _STATELESS
+    if listens.kind == sql.LISTEN and not listening.granted(session, _text(data, i)):
+        return HOLD
     if not session.has_backend():
         return HOLD
     backend = session.backend
@@ -262,6 +268,10 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
         if fifo.copying:
             return _not_while_copying(session, kind)
     answers.unit = False
+    if listens is not _STATELESS:
+        verdict = _listens(session, listens, PARSE)
+        if verdict != FORWARD:
+            return verdict
     if (kind == BIND or kind == DESCRIBE) and _uses_unparsed(session, kind, data, i):
         fifo.sent(DESCRIBE)
         session.replacement = _NOT_PARSED
@@ -293,6 +303,22 @@ def _begin_unit(session: "Session", data: bytes, i: int) -> bool:
     text = data[i + 6 : data.find(b"\0", i + 6)]
     session.skip_to = begin.answers_unit(session, _judge_parsed(session, text), data, i, text)
     return session.skip_to > 0
+
+
+def _listens_by(session: "Session", data: bytes, i: int, end: int) -> sql.Judgement:
+    """What a Parse means that may LISTEN, or NOTIFY in a session that listens; else _STATELESS."""
+    if session.listening is None:
+        begins = i + 6 if not data[i + 5] else data.find(b"\0", i + 5) + 1
+        if begins >= len(data) or data[begins] | 0x20 in _NO_LISTEN:
+            return _STATELESS
+    judged = _judge_parsed(session, _text(data, i)) if end <= len(data) else _STATELESS
+    return judged if judged.kind == sql.LISTEN or judged.notifies else _STATELESS
+
+
+def _text(data: bytes, i: int) -> bytes:
+    """The text in the Parse at data[i]."""
+    begins = data.find(b"\0", i + 5) + 1
+    return data[begins : data.find(b"\0", begins)]
 
 
 def _goes_on(session: "Session", kind: int) -> bool:

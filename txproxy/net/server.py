@@ -458,9 +458,7 @@ class Server:
             else:
                 owner.connected(backend, epoch)
 
-    def _connect_failed(
-        self, owner: Pool | Listener, fields: dict[str, str], epoch: int
-    ) -> None:
+    def _connect_failed(self, owner: Pool | Listener, fields: dict[str, str], epoch: int) -> None:
         pool = owner if isinstance(owner, Pool) else owner.pool
         said = {"pool": pool.name, "sqlstate": fields.get("C"), "why": fields.get("M")}
         LOGGER.warning("cannot connect", extra={"fields": said})

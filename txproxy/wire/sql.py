@@ -615,6 +615,7 @@ _NAME_LIMIT: Final = 63  # bytes of an identifier; the server cuts longer ones
 _NAMED: Final = re.compile(
     rf'(?:deallocate(?: prepare(?=[ "]))?|(?:un)?listen) ?(?:{_IDENTIFIER_WORD}|(\*))'.encode()
 )
+_LAST_NAME: Final = re.compile(rf"{_IDENTIFIER_WORD}$".encode())
 _KINDS: Final = {b"deallocate": DEALLOCATE, b"listen": LISTEN, b"unlisten": UNLISTEN}
 _MOVED_DATABASE: Final = re.compile(
     rb"(?:drop database(?: if exists)?|alter database(?=.*\b(?:rename to|tablespace)\b)) ?"
@@ -763,6 +764,26 @@ def judge(text: bytes, standard_conforming_strings: bool = True) -> Judgement:
     ):
         return _STATELESS
     return _judge_slowly(text, standard_conforming_strings)
+
+
+def judge_each(text: bytes, standard_conforming_strings: bool = True) -> list[Judgement]:
+    """What each of the statements in `text` means, in order, with the names of savepoints; none if
+    it cannot be read, or has none.
+    """
+    statements = _split(text, _CONFORMING if standard_conforming_strings else _ESCAPING)
+    each: list[Judgement] = []
+    for statement in statements or ():
+        judgement = _judge_one(statement)
+        if judgement is _CANNOT_JUDGE:
+            return []
+        if judgement.kind in (SAVEPOINT, RELEASE, ROLLBACK_TO):
+            found = _LAST_NAME.search(statement.words)
+            name = (
+                _identifier(statement.words, found.start(), found[0], statement) if found else b""
+            )
+            judgement = Judgement(judgement.kind, savepoint=judgement.savepoint, name=name)
+        each.append(judgement)
+    return each
 
 
 def _begins_commonly(low: bytes) -> bool:
