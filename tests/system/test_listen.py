@@ -73,11 +73,12 @@ def pins(proxy: Proxy) -> list[str]:
     return [row["pin"] for row in rows if row["database"] != "txproxy" and row["pin"]]
 
 
-def listening_pids(proxy: Proxy) -> list[int]:
-    """The server processes of the listening connections."""
+def listening_pids(proxy: Proxy, dbname: str = "app") -> list[int]:
+    """The server's processes that listen for a database of the proxy's: one, or none."""
     with console.connect(proxy) as connection:
         rows = console.show(connection, "SERVERS")
-    return [row["remote_pid"] for row in rows if row["state"] == "listening"]
+    found = [row for row in rows if row["database"] == dbname and row["state"] == "listening"]
+    return [row["remote_pid"] for row in found]
 
 
 def kill(server: EmbeddedPostgres, pid: int) -> None:
@@ -120,7 +121,7 @@ def test_many_listeners_share_one_connection(proxy: Proxy, channel: str) -> None
             assert heard(listener, 5) == payloads
             ask(listener)
         assert pins(proxy) == []
-        assert len(listening_pids(proxy)) == 1
+        assert len(listening_pids(proxy, "one")) == 1
 
 
 def test_who_does_not_listen_hears_nothing(proxy: Proxy, channel: str) -> None:
@@ -352,8 +353,8 @@ async def test_asyncpg(proxy: Proxy, channel: str) -> None:
     def hears(_connection: object, pid: int, channel: str, payload: object) -> None:
         found.put_nowait((pid, channel, payload))
 
-    listener = await asyncpg.connect(**proxy.asyncpg("one"))
-    speaker = await asyncpg.connect(**proxy.asyncpg("one"))
+    listener = await asyncpg.connect(**proxy.asyncpg("one", statement_cache_size=0))
+    speaker = await asyncpg.connect(**proxy.asyncpg("one", statement_cache_size=0))
     await listener.add_listener(channel, hears)
     await speaker.execute("SELECT pg_notify($1, 'by another')", channel)
     await listener.execute(f"NOTIFY {channel}, 'own'")
@@ -376,7 +377,9 @@ async def test_a_pool_of_asyncpg(proxy: Proxy, channel: str) -> None:
         found.put_nowait(payload)
 
     async with (
-        asyncpg.create_pool(**proxy.asyncpg("one"), min_size=2, max_size=2) as pool,
+        asyncpg.create_pool(
+            **proxy.asyncpg("one", statement_cache_size=0), min_size=2, max_size=2
+        ) as pool,
         asyncio.timeout(PATIENCE),
     ):
         for number in range(5):
@@ -472,38 +475,38 @@ def test_a_lost_connection_ends_who_listens(proxy: Proxy, channel: str) -> None:
 
 @pytest.mark.parametrize("command", ["PAUSE app", "RECONNECT app"])
 def test_an_administrator_closes_it(proxy: Proxy, channel: str, command: str) -> None:
+    """Who listens is ended with its transaction; PAUSE waits for that."""
+
+    def run() -> None:
+        with console.connect(proxy) as admin:
+            admin.execute(command.encode())
+
     with (
+        ThreadPoolExecutor(1) as executor,
         client(proxy) as listener,
-        client(proxy) as in_transaction,
+        client(proxy) as busy,
         console.connect(proxy) as admin,
     ):
-        listener.execute(f"LISTEN {channel}")
-        in_transaction.execute(f"LISTEN {channel}")
-        in_transaction.execute("BEGIN")
-        ask(in_transaction)
+        for each in (listener, busy):
+            each.execute(f"LISTEN {channel}")
+        busy.execute("BEGIN")
+        ask(busy)
         before = listening_pids(proxy)
+        commanded = executor.submit(run)
+        assert "administrator command" in ending(listener)[1]
+        assert listening_pids(proxy) == before
+        ask(busy)
+        busy.execute("COMMIT")
+        assert "administrator command" in ending(busy)[1]
+        commanded.result(PATIENCE)
         if command.startswith("PAUSE"):
-            admin.execute("SET query_wait_timeout = 0")
-            with console.connect(proxy) as other:
-                other.pgconn.send_query(command.encode())
-                assert "administrator command" in ending(listener)[1]
-                ask(in_transaction)
-                in_transaction.execute("COMMIT")
-                assert "administrator command" in ending(in_transaction)[1]
-                wait_until(lambda: set(before) & pids(proxy.server), lambda left: not left)
-                admin.execute("RESUME app")
-        else:
-            admin.execute(command.encode())
-            assert "administrator command" in ending(listener)[1]
-            ask(in_transaction)
-            in_transaction.execute("COMMIT")
-            assert "administrator command" in ending(in_transaction)[1]
+            assert listening_pids(proxy) == []
+            admin.execute("RESUME app")
         with client(proxy) as again:
             again.execute(f"LISTEN {channel}")
             notify(again, channel, "heard")
             assert heard(again, 1) == ["heard"]
-        assert not set(before) & set(listening_pids(proxy))
-        admin.execute("RELOAD")
+            assert listening_pids(proxy) not in (before, [])
 
 
 def test_who_does_not_end_its_transaction(proxy: Proxy, channel: str) -> None:

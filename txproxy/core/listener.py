@@ -215,7 +215,9 @@ class Listener:
             return
         groups = (pool.database, pool.user)
         if any(0 < group.limit <= _listening(group) + 1 for group in groups):
-            self._refuse_all(_NO_PLACE)
+            for session in self.waiters:
+                if session.listening is not None:
+                    session.listening.refusal = _NO_PLACE  # at the next look: it may still speak
             return
         full = [group for group in groups if group.is_full(pool)]
         victims = [_victim(group) for group in full]

@@ -163,6 +163,15 @@ class Listening:
         self._leave_if_done()
         return said + encode.ready(IDLE) if said else None
 
+    def take_effect(self, kind: int, name: bytes) -> bytes:
+        """LISTEN or UNLISTEN by itself, outside of a transaction. What is now told."""
+        self._log.append((kind, name))
+        self._commit(doubtful=False)
+        self._release()
+        said = self._deliver()
+        self._leave_if_done()
+        return said
+
     def flushed(self) -> None:
         """All that was notified before has come: the ReadyForQuery that waited for it can go."""
         session = self._session
@@ -338,6 +347,28 @@ def granted(session: "Session", said: bytes) -> bool:
     if session.listening is None:
         session.listening = Listening(session)
     return session.pool.listener.has(session, names)
+
+
+def answers_query(session: "Session", judged: "Judgement") -> bool:
+    """Whether this Query was answered here: a LISTEN or UNLISTEN, by a session that holds nothing.
+    The listening connection has said that the server takes it.
+    """
+    side = session.listening
+    if side is None or session.backend is not None or session.state != NONE or session.pin:
+        return False
+    if judged.kind == sql.LISTEN:
+        if side.refusal or judged.name not in side.asked:
+            return False
+        tag = b"LISTEN"
+    elif judged.kind == sql.UNLISTEN:
+        tag = b"UNLISTEN"
+    else:
+        return False
+    said = side.take_effect(judged.kind, judged.name)
+    session.active_at = session.outside.now
+    session.unnamed = False
+    session.client.write(encode.command_complete(tag) + said + encode.ready(IDLE))
+    return True
 
 
 def may_notify(session: "Session") -> bool:

@@ -121,6 +121,8 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
             return DROP
         if (judged.kind == sql.LISTEN or judged.listens) and not listening.granted(session, text):
             return HOLD
+        if session.listening is not None and listening.answers_query(session, judged):
+            return DROP
     if not session.has_backend():
         return HOLD
     backend = session.backend
