@@ -12,6 +12,14 @@ from typing import TYPE_CHECKING, Final
 from txproxy.core.exchange import Exchange, Fifo
 from txproxy.core.ports import BackendPort, next_id
 from txproxy.core.settings import FOLLOWED, NO_SETTINGS, Settings
+from txproxy.core.statements import (
+    DESCRIBED,
+    FAILING,
+    PARSED_BEFORE,
+    Prepared,
+    described,
+    repeats,
+)
 from txproxy.wire import encode
 from txproxy.wire.codes import (
     BACKEND_KEY_DATA,
@@ -28,6 +36,7 @@ from txproxy.wire.codes import (
     NOTICE_RESPONSE,
     NOTIFICATION,
     PARAMETER_STATUS,
+    PARSE,
     QUERY,
     READY_FOR_QUERY,
     SYNC,
@@ -75,6 +84,7 @@ def _looked_at(kinds: Iterable[int]) -> list[bool]:
 
 _LEAST: Final = _least()
 _MOST: Final = _most()
+_TOLD: Final = DESCRIBED & ~0xFF
 _LOOKED_AT: Final = _looked_at(_READ)
 _COUNTED: Final = _looked_at(set(range(256)) - {DATA_ROW, COPY_DATA})
 RESTORING: Final = "start-up settings"
@@ -91,6 +101,7 @@ class Backend:
     applied    the settings that were replayed on it
     params     what the server reports (ParameterStatus), by the server's spelling; never changed in
                place, so that it can be shared
+    prepared   the statements that are prepared on it
     dirty      why it must be reset before anybody else may have it; "" if it need not
     settling   it is on its way to being clean: nothing of a client's may be sent
     deadline   when it is closed unless it has got clean
@@ -110,12 +121,14 @@ class Backend:
         "full",
         "id",
         "idle_since",
+        "instead",
         "last_words",
         "opened_at",
         "ours_failed",
         "params",
         "pool",
         "port",
+        "prepared",
         "retiring",
         "rolled_back",
         "session",
@@ -137,6 +150,7 @@ class Backend:
         self.retiring = ""
         self.params = pool.shared(params)
         self.fifo = Fifo()
+        self.prepared = Prepared()
         self.session: Session | None = None
         self.applied: Settings = NO_SETTINGS
         self.tail = Tail()
@@ -153,6 +167,7 @@ class Backend:
         self.full = False  # what was written to it has not been taken by its socket
         self.last_words: dict[str, str] = {}  # the server's FATAL
         self.ours_failed: dict[str, str] = {}  # the ERROR that an exchange of our own got
+        self.instead = b""  # what the client gets for the error that was left out
 
     def __repr__(self) -> str:
         held = "leased" if self.session else "idle"
@@ -179,7 +194,8 @@ class Backend:
             self.close("the server's replies do not fit what was sent")
         elif not fifo.exchanges:
             self._idle()
-        elif session is not None and session.blocked and fifo.copying:
+        elif session is not None and session.blocked and session.may_go_on(fifo):
+            session.checks = False
             session.resume()
 
     def _idle(self) -> None:
@@ -201,6 +217,7 @@ class Backend:
             data = self.tail.join(data)
         n = len(data)
         exchanges = self.fifo.exchanges
+        session = self.session
         mine = self._mine()
         looked_at = self._looked_at()
         said = b""  # by us, to the session's client, behind this message
@@ -236,10 +253,22 @@ class Backend:
                     said += self.news()
             elif _LOOKED_AT[kind]:
                 keep = self._take(kind, data[i + 5 : end], mine)
+                if kind == ERROR_RESPONSE:
+                    mine = self._mine()  # not if the unit goes again
+                if self.instead:
+                    said = self.instead
+                    self.instead = b""
             else:
-                self.fifo.answered(kind)
+                marked = self.fifo.answered(kind)
                 if self.fifo.broken:
                     break
+                if marked:
+                    keep = mine and marked & ~0xFF == _TOLD
+                    if marked == PARSED_BEFORE and mine:
+                        said = encode.PARSE_COMPLETE
+                    elif marked & 0xFF == DESCRIBE and session is not None:
+                        shape = 0 if self.stream else hash(data[i + 5 : end])
+                        described(session, exchanges[0], marked, shape)
                 if not mine and self._mine():
                     mine = True
                     said = self.news()
@@ -308,6 +337,9 @@ class Backend:
         """ErrorResponse; whether it is passed on. A FATAL is kept for the session's ERROR."""
         exchanges = self.fifo.exchanges
         purpose = exchanges[0].purpose if exchanges else ""
+        owes = self.fifo.owes
+        fails = owes and self._fails(exchanges[0])
+        again = owes and mine and exchanges[0].use is not None and self._repeats(body)
         expected = self.fifo.error()
         if expected and exchanges[0].begin_failed:
             mine = exchanges[0].mine
@@ -319,7 +351,25 @@ class Backend:
         if purpose:
             self.ours_failed = error_fields(body)
             self.fifo.untrusted = f"{purpose} failed: {self.ours_failed.get('M', '')}"
+        if again:
+            self._end_what_waits()
+            return False
+        if fails and mine:
+            self.instead = exchanges[0].error
+            return False
         return mine
+
+    def _repeats(self, body: bytes) -> bool:
+        session = self.session
+        return session is not None and repeats(session, self, error_fields(body))
+
+    def _fails(self, head: Exchange) -> bool:
+        """An error comes for the next message. Whether that was to fail, in place of a client's."""
+        if head.at <= head.unnamed_at:
+            self.prepared.unnamed = b""
+            if self.session is not None and head.owed[head.unnamed_at] == PARSE:
+                self.session.names.unnamed = b""
+        return head.owed[head.at] == FAILING
 
     def _parameter(self, body: bytes, mine: bool) -> None:
         """ParameterStatus has no owner: whoever holds the backend hears of it, now or later."""
@@ -359,6 +409,7 @@ class Backend:
         exchange = Exchange(QUERY, False)
         exchange.purpose = purpose
         self.fifo.exchanges.append(exchange)
+        self.prepared.unnamed = b""  # as every Query does
         return encode.query(sql)
 
     def cancel(self) -> None:
@@ -472,6 +523,7 @@ class Backend:
         elif self.session is None and self.dirty and not self.retiring:
             self.dirty = ""
             self.applied = NO_SETTINGS
+            self.prepared.clear()
             # DISCARD ALL leaves the role as it is, and must be a Query by itself.
             self._settle_by(
                 self.ours(b"RESET ROLE", "RESET ROLE") + self.ours(b"DISCARD ALL", "DISCARD ALL")

@@ -188,8 +188,7 @@ def _end_idle_unit(session: "Session", backend: "Backend") -> None:
     if session.pin:
         backend.abandon(cancel=False)
         return
-    session.reparse = session.parsed
-    session.unnamed = bool(session.parsed)
+    session.unnamed = False
     _let_go(session, backend, cancel=False)
 
 
@@ -253,6 +252,10 @@ def backend_lost(session: "Session", backend: "Backend") -> None:
     session.undo_settings()
     session.unnamed = False
     outstanding = [exchange for exchange in backend.fifo.exchanges if exchange.mine]
+    for exchange in reversed(outstanding):
+        if exchange.at <= exchange.unnamed_at:
+            session.names.unnamed = b""
+        exchange.take_back()
     if not outstanding or _is_at_rest(backend.fifo):
         _lose_at_rest(session, outstanding, words)
         outstanding = []

@@ -27,6 +27,7 @@ from txproxy.core.backend import Backend
 from txproxy.core.limits import BackOff, Group
 from txproxy.core.ports import PoolPort
 from txproxy.core.settings import NO_SETTINGS, Settings
+from txproxy.core.statements import Texts
 from txproxy.core.stats import Stats
 from txproxy.core.upkeep import Upkeep
 
@@ -68,6 +69,7 @@ class Pool:
         self.epoch = 0
         self.starved = False
         self.stats = Stats()
+        self.texts = Texts()
         self.base: dict[str, str] = {}  # what a fresh backend reports, by lower-case name
         self._base_of = -1  # the epoch
         self._accepted: OrderedDict[tuple[tuple[str, str], ...], dict[str, str]] = OrderedDict()

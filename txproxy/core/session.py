@@ -14,9 +14,11 @@ from txproxy.config import SessionSettings
 from txproxy.core import begin, endings, requests, transaction
 from txproxy.core.answers import Answers, Ours
 from txproxy.core.backend import RESTORING
+from txproxy.core.exchange import Fifo
 from txproxy.core.ports import ClientPort, next_id
-from txproxy.core.requests import FORWARD, HOLD, REPLACE, SKIP, STOP
+from txproxy.core.requests import FORWARD, HEAD, HOLD, REPLACE, SKIP, STOP, WAIT
 from txproxy.core.settings import FOLLOWED, Settings, difference, judgeable, restoring
+from txproxy.core.statements import Names, Statement
 from txproxy.core.transaction import BEGUN, NONE, OPEN
 from txproxy.wire import encode
 from txproxy.wire.codes import (
@@ -24,8 +26,6 @@ from txproxy.wire.codes import (
     HELD_LIMIT,
     IDLE,
     IN_FAILED,
-    PARSE,
-    SYNC,
     client_least,
     client_limits,
 )
@@ -52,6 +52,8 @@ class Session:
     wanted    its settings now; `settled`: as of the last moment without a transaction
     told      the parameters that its client was last told, by the server's spelling
     begin     the BEGIN that no backend has heard of yet: see begin.py
+    names     what its names of prepared statements mean: see statements.py
+    own_terms what it prepares now may mean something else to others: its settings are not certain
     """
 
     __slots__ = (
@@ -65,6 +67,7 @@ class Session:
         "begin_closes",
         "begun_at",
         "blocked",
+        "checks",
         "client",
         "client_full",
         "connected_at",
@@ -73,23 +76,23 @@ class Session:
         "id",
         "logging_in",
         "marked_at",
+        "names",
         "ours",
         "outgoing",
         "outside",
-        "parsed",
+        "own_terms",
         "pin",
         "pool",
-        "prepared_copy",
         "problem",
         "queued",
         "queued_at",
-        "reparse",
         "replacement",
         "restore_due",
         "session_mode",
         "settings",
         "settled",
         "skip_to",
+        "stale",
         "start",
         "statement",
         "statement_end",
@@ -126,7 +129,8 @@ class Session:
         self.address = address
         self.connected_at = 0.0  # seconds since 1970
         self.ours = ours
-        self.answers = Answers(ours)
+        self.names = Names()
+        self.answers = Answers(ours, self.names)
         self.backend: Backend | None = None
         self.wanted = wanted
         self.settled = wanted
@@ -148,12 +152,12 @@ class Session:
         self.stream_forward = False
         self.outgoing: list[bytes] = []  # what goes to the backend ahead of the client's bytes
         self.replacement = b""
-        self.skip_to = 0  # with the verdict SKIP: where the messages end that were answered here
+        self.skip_to = 0  # with the verdicts SKIP and HEAD: where to go on
         self.problem = ""
-        self.prepared_copy = False  # a named statement may be a COPY
         self.unnamed = False  # the unnamed statement was parsed in the unit that is open now
-        self.parsed = b""  # that Parse message
-        self.reparse = b""  # a Parse to be sent again, because we ended the unit it was in
+        self.own_terms = False
+        self.checks = False  # it waits for the answer to a Describe of ours
+        self.stale: Statement | None = None  # what that found to be other than it was
         self.begin = b""
         self.begin_closes = False  # whether there is no portal of it left, as behind a Query
         self.strings_conform = True  # as the server reports at login, and later
@@ -209,6 +213,15 @@ class Session:
         self._inbox_size += len(data)
         if self._inbox_size > HELD_LIMIT:
             self.client.update_reading()
+
+    def may_go_on(self, fifo: Fifo) -> bool:
+        """Whether what is held can be sent though not all is answered."""
+        return fifo.copying or (self.checks and fifo.waits_for_client)
+
+    def hold_again(self, data: bytes) -> None:
+        """These bytes, handled before, come again once the backend is idle."""
+        self.blocked = True
+        self._hold(data)
 
     def resume(self) -> None:
         """What the session waited for has come: go on with what was held."""
@@ -269,22 +282,24 @@ class Session:
                 if start < i:
                     pieces.append(data[start:i])
                 start = min(end, n)
-                if verdict == REPLACE:
+                if verdict == REPLACE or verdict == HEAD or verdict == WAIT:
                     pieces.append(self.replacement)
+                if verdict == HEAD:
+                    start = self.skip_to
                 elif verdict == SKIP:
                     end = start = self.skip_to
                 elif verdict >= HOLD:
                     break
             if end > n:
                 self.stream = end - n
-                self.stream_forward = verdict == FORWARD
+                self.stream_forward = verdict <= HEAD
                 end = n
             i = end
         if verdict == STOP:
             self._flush(data, i, i, pieces)
             self._stop()
             return
-        if verdict == HOLD:
+        if verdict >= HOLD:
             self.blocked = True
             self._hold(data[i:])
             self._flush(data, i, i, pieces)
@@ -339,6 +354,7 @@ class Session:
         elif backend.settling or (backend.cancels and not backend.fifo.exchanges):
             return False
         if self.begin:
+            backend.prepared.unnamed = b""
             self.outgoing.append(begin.ahead(self, backend.fifo))
         return True
 
@@ -374,11 +390,6 @@ class Session:
             backend.applied = self.wanted
             if change:
                 ahead.append(backend.ours(change, "settings"))
-        if self.reparse:
-            ahead.append(self.reparse + encode.SYNC)
-            backend.fifo.sent(PARSE, False)
-            backend.fifo.sent(SYNC, False)
-            self.reparse = b""
         if not ahead and self.told is not backend.params and not self.logging_in:
             news = backend.news()
             if news:
@@ -421,6 +432,7 @@ class Session:
     def _release(self, backend: "Backend") -> None:
         self.backend = None
         self.unnamed = False
+        self.own_terms = False
         backend.session = None
         if backend.full:
             self.client.update_reading()
