@@ -422,14 +422,11 @@ def test_a_statement_that_makes_state_keeps_the_backend(
     assert backend.backend.dirty == ""
 
 
-@pytest.mark.parametrize(
-    "messages", [parse("SELECT 1", "s1") + SYNC, FUNCTION_CALL], ids=["named", "FunctionCall"]
-)
-def test_messages_that_make_state_keep_the_backend(messages: bytes) -> None:
+def test_a_function_call_keeps_the_backend() -> None:
     _, client, backend = scene()
-    client.sends(messages)
-    backend.says(PARSED if messages[0] == 0x50 else b"V\0\0\0\x08\xff\xff\xff\xff", ready())
-    assert client.session.pin in {"prepared statement", "FunctionCall"}
+    client.sends(FUNCTION_CALL)
+    backend.says(b"V\0\0\0\x08\xff\xff\xff\xff", ready())
+    assert client.session.pin == "FunctionCall"
     assert not backend.is_idle()
 
 
@@ -504,19 +501,6 @@ def test_an_encoding_whose_texts_we_cannot_read_pins_from_the_start(encoding: st
 
 
 # The unnamed statement.
-
-
-@pytest.mark.parametrize("message", [bind(), describe()], ids=["bind", "describe"])
-def test_an_unnamed_statement_of_an_earlier_unit_is_not_another_clients(message: bytes) -> None:
-    _, client, backend = scene()
-    client.sends(parse("SELECT 1"), SYNC)
-    backend.says(PARSED, ready())
-    backend.got()
-    client.got()
-    client.sends(message, execute(), SYNC)
-    assert backend.got() == ["D S:(unnamed: not parsed in this unit)", "E", "S"]
-    backend.says(error("26000"), ready())
-    assert client.got() == ["E ERROR 26000", "Z I"]
 
 
 def test_a_portal_and_a_named_statement_are_left_as_they_are() -> None:
