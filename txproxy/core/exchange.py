@@ -268,14 +268,12 @@ class Fifo:
             return 0
         head = self.exchanges[0]
         owed = head.owed[head.at] if head.at < len(head.owed) else SYNC
-        if owed == kind:
+        if owed & 0xFF == kind:
             head.at += 1
             if head.holds_ends:
                 self._drop_copy_ends(head)
-        elif owed > 0xFF and owed & 0xFF == kind:
-            head.at += 1
-            return owed
-        elif owed != QUERY and owed != FUNCTION_CALL:
+            return owed if owed > 0xFF else 0
+        if owed != QUERY and owed != FUNCTION_CALL:
             self.broken = True
         return 0
 
