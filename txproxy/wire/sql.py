@@ -436,6 +436,7 @@ _SAID: Final = re.compile(
     rb"|\b(?:set_config|set|reset|discard)\b"
 )
 _SAID_DEFAULTS: Final = re.compile(rb"\balter\s+(?:role|user|database)\b")
+_SAID_ALL: Final = re.compile(rb"\ball\b")
 _SAID_LIMIT: Final = 50  # names of settings
 
 
@@ -461,7 +462,7 @@ def _searched(pin: str, text: bytes) -> Judgement:
         settings=distinct,
         local=bool(distinct),
         looks=True,
-        discards=b"all" in low and (b"deallocate" in low or b"discard" in low),
+        discards=(b"deallocate" in low or b"discard" in low) and bool(_SAID_ALL.search(low)),
         listens=b"listen" in low,
         notifies=b"notify" in low,
         defaults=_SAID_DEFAULTS.search(low) is not None,
