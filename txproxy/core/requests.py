@@ -8,8 +8,7 @@ it: then its head decides, and a statement of it cannot be judged.
 
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import begin
-from txproxy.core.settings import FOLLOWED
+from txproxy.core import begin, state
 from txproxy.core.transaction import BEGUN, FAILED, NONE
 from txproxy.wire import encode, sql
 from txproxy.wire.codes import (
@@ -145,7 +144,7 @@ def _may_copy(judged: sql.Judgement) -> bool:
 
 def _may_reset(judged: sql.Judgement, text: bytes) -> bool:
     """Whether settings may go back to the server's own, instead of those of the start-up packet."""
-    if not judged.pin and judged.kind != sql.MANY:
+    if not (judged.settings or judged.pin or judged.kind == sql.MANY):
         return False
     lower = text.lower()
     resets = b"reset" in lower or b"discard" in lower or b"default" in lower
@@ -194,12 +193,8 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text:
     if session.start.items and session.backend is not None and _may_reset(judged, text):
         session.restore_due = True
         session.backend.fifo.barrier = True
-    if judged.pin and not session.pin:
-        follows = judged.kind == sql.SET_ONE and judged.setting in FOLLOWED
-        if not (follows and judged.setting in session.pool.base):
-            session.pin_for(judged.pin)
-    if judged.pin == "LOAD" and session.backend is not None:
-        session.backend.dirty = "LOAD"
+    if judged.settings or judged.pin or judged.looks:
+        state.note(session, judged, text)
 
 
 def _begins(session: "Session", exchange: "Exchange") -> None:
@@ -248,7 +243,7 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
     elif kind == SYNC:
         session.unnamed = False
         session.parsed = b""
-    elif kind not in (BIND, DESCRIBE, CLOSE) and not session.pin:
+    elif kind not in (BIND, DESCRIBE, CLOSE):
         session.pin_for("FunctionCall")
     return FORWARD
 
@@ -341,8 +336,7 @@ def _parse(session: "Session", data: bytes, i: int, end: int, exchange: "Exchang
         session.unnamed = True
         session.parsed = data[i:end] if whole and end - i <= HELD_LIMIT else b""
     elif name_end >= 0:
-        if not session.pin:
-            session.pin_for("prepared statement")
+        session.pin_for("prepared statement")
         session.answers.remember(data[i + 5 : name_end], judged)
         session.prepared_copy = session.prepared_copy or _may_copy(judged)
     session.statement = text[:_LINE]
