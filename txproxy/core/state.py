@@ -12,6 +12,7 @@ not understood, pins too: rather keep a backend than leak.
 Source: PostgreSQL 18, chapter 53 "System Views", and guc.c.
 """
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from txproxy.config import CONSOLE_DATABASES
@@ -71,6 +72,7 @@ _NOT_CARRIED: Final = frozenset(
 _NAMES_LIMIT: Final = 50  # names that are asked for at once
 _NAME_LIMIT: Final = 63  # characters
 _HIDDEN_MARK: Final = "txproxy.hidden"
+_SETS: Final = re.compile(rb"\bset\b")
 
 _NOT_HIDDEN: Final = 0
 _HIDDEN: Final = 1
@@ -164,12 +166,19 @@ def _note_settings(session: "Session", judged: sql.Judgement, said: bytes) -> No
     if kept is None:
         kept = session.kept = Kept()
     kept.note_names(judged.settings)
-    if "*" in judged.settings and (_is_wide(judged.pin) or b"set_config" in said.lower()):
+    if "*" in judged.settings and (_is_wide(judged.pin) or _may_hide(said.lower())):
         kept.hidden = _HIDDEN
     if kept.hidden == _HIDDEN:
         pin(session, SETTINGS)
     if not kept.reasons or SETTINGS in kept.reasons or "*" in judged.settings:
         kept.due = True
+
+
+def _may_hide(low: bytes) -> bool:
+    """Whether what changes any setting may be more than RESET ALL, DISCARD ALL, or an UPDATE of
+    pg_settings, which has no custom ones.
+    """
+    return b"set_config" in low or (b"pg_settings" not in low and _SETS.search(low) is not None)
 
 
 def _is_wide(reasons: str) -> bool:
