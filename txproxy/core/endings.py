@@ -444,15 +444,32 @@ def wait_is_over(session: "Session") -> None:
 
 
 def look_if_idle(session: "Session", now: float) -> None:
-    """client_idle_timeout: counts unless the server holds a transaction or works for the client."""
-    limit = session.settings.client_idle_timeout
+    """client_idle_timeout and pin_timeout: they count unless the server holds a transaction or
+    works for the client.
+    """
+    settings = session.settings
     busy = session.queued or session.logging_in or session.answers.state == OPEN
-    if busy or now - session.active_at <= limit:
+    if busy or (session.backend is not None and session.backend.fifo.exchanges):
         return
-    if session.backend is not None and session.backend.fifo.exchanges:
-        return
-    session.stats.client_idle_timeouts += 1
-    session.pool.outside.event("client_idle_timeout", about(session))
-    session.fatal(
-        encode.error("FATAL", "57P05", "terminating connection due to idle-session timeout")
+    idle = now - session.active_at
+    if 0 < settings.client_idle_timeout < idle:
+        session.stats.client_idle_timeouts += 1
+        session.pool.outside.event("client_idle_timeout", about(session))
+        session.fatal(
+            encode.error("FATAL", "57P05", "terminating connection due to idle-session timeout")
+        )
+    elif 0 < settings.pin_timeout < idle and session.pin and not session.session_mode:
+        _end_pinned(session)
+
+
+def _end_pinned(session: "Session") -> None:
+    """pin_timeout. In session mode that a session keeps its backend is what was asked for."""
+    session.stats.pin_timeouts += 1
+    session.pool.outside.event("pin_timeout", {"pin": session.pin, **about(session)})
+    error = encode.error(
+        "FATAL",
+        "57P05",
+        f"terminating connection due to pin_timeout: it kept a backend ({session.pin})",
+        hint="End such state (DROP, CLOSE, unlock, DISCARD ALL) when it is not needed any more.",
     )
+    session.fatal(error)
