@@ -27,21 +27,16 @@ def pid(connection: Connection) -> int:
     return found
 
 
-def pin(proxy: Proxy, fileno: int) -> str:
-    """Why the client on this socket keeps its backend, once its statements are over."""
+def pin(proxy: Proxy, fileno: int, expected: str) -> str:
+    """Why the client on this socket keeps its backend, once that is as expected: the proxy looks
+    behind the answer to a statement.
+    """
     with socket.socket(fileno=os.dup(fileno)) as mine:
         port = mine.getsockname()[1]
     with console.connect(proxy) as watcher:
-        rows = wait_until(
-            lambda: console.show(watcher, "CLIENTS"),
-            lambda rows: all(_rests(row) for row in rows if row["port"] == port),
+        return wait_until(
+            lambda: str(console.one(watcher, "CLIENTS", port=port)["pin"]), expected.__eq__
         )
-    [found] = [row["pin"] for row in rows if row["port"] == port]
-    return str(found)
-
-
-def _rests(row: dict[str, Any]) -> bool:
-    return row["state"] == "idle" or row["pin"] != ""
 
 
 @contextlib.contextmanager

@@ -92,7 +92,7 @@ def test_what_is_set_is_found_on_every_backend(
     run(client, make)
     assert value(client, look) == expected
     assert value(stranger, look) == fresh
-    assert pin(proxy, client.fileno()) == ""
+    assert pin(proxy, client.fileno(), "") == ""
     for _ in range(2):
         with elsewhere(proxy, client):
             assert value(client, look) == expected
@@ -178,7 +178,7 @@ def test_back_to_the_start(proxy: Proxy, stranger: Connection, back: str) -> Non
             assert value(client, SHOWS.format("my.later")) == "later"
         client.execute("RESET ROLE")
         client.execute(back.encode())
-        assert pin(proxy, client.fileno()) == ""
+        assert pin(proxy, client.fileno(), "") == ""
         for _ in range(2):
             with elsewhere(proxy, client):
                 for name, expected in wanted.items():
@@ -305,7 +305,7 @@ def test_a_setting_whose_name_nobody_can_know(
     """The server shows custom settings to nobody who does not name them."""
     look = SHOWS.format("my.computed")
     client.execute("SELECT set_config('my.' || 'computed', 'mine', false)")
-    assert pin(proxy, client.fileno()) == "settings"
+    assert pin(proxy, client.fileno(), "settings") == "settings"
     mine = pid(client)
     run(client, f"BEGIN; {'RESET ALL' if back == 'RESET ALL' else 'SELECT 1'}; ROLLBACK")
     assert value(client, look) == "mine"
@@ -313,7 +313,7 @@ def test_a_setting_whose_name_nobody_can_know(
         assert value(stranger, look) == ""
     assert pid(client) == mine
     client.execute(back.encode())
-    assert pin(proxy, client.fileno()) == ""
+    assert pin(proxy, client.fileno(), "") == ""
     with elsewhere(proxy, client):
         assert value(client, look) == ""
     assert value(stranger, look) == ""
@@ -339,11 +339,11 @@ def test_settings_too_large_to_be_carried(
     proxy: Proxy, client: Connection, stranger: Connection
 ) -> None:
     client.execute("SELECT set_config('my.large', repeat('x', 100000), false)")
-    assert pin(proxy, client.fileno()) == "settings"
+    assert pin(proxy, client.fileno(), "settings") == "settings"
     assert value(client, "SELECT length(current_setting('my.large'))") == 100_000
     assert value(stranger, SHOWS.format("my.large")) == ""
     client.execute("RESET my.large")
-    assert pin(proxy, client.fileno()) == ""
+    assert pin(proxy, client.fileno(), "") == ""
     with elsewhere(proxy, client):
         assert value(client, SHOWS.format("my.large")) == ""
 
@@ -363,12 +363,12 @@ def test_more_names_than_are_remembered(
     proxy: Proxy, client: Connection, stranger: Connection
 ) -> None:
     run(client, ";".join(f"SET many.n{number} = '{number}'" for number in range(200)))
-    assert pin(proxy, client.fileno()) == "settings"
+    assert pin(proxy, client.fileno(), "settings") == "settings"
     for number in (0, 77, 199):
         assert value(client, SHOWS.format(f"many.n{number}")) == str(number)
         assert value(stranger, SHOWS.format(f"many.n{number}")) == ""
     client.execute("RESET ALL")
-    assert pin(proxy, client.fileno()) == ""
+    assert pin(proxy, client.fileno(), "") == ""
 
 
 # Encodings.
@@ -403,7 +403,7 @@ def test_psycopg2(proxy: Proxy, stranger: Connection) -> None:
                 cursor.execute("SET work_mem = %s", ["65kB" if autocommit else "66kB"])
                 cursor.execute("SET my.tenant = 'mine'")
             client.commit()
-            assert pin(proxy, client.fileno()) == ""
+            assert pin(proxy, client.fileno(), "") == ""
             for _ in range(3):
                 assert value(stranger, WORK_MEM) == "4MB"
                 with client.cursor() as cursor:
@@ -434,7 +434,7 @@ async def test_what_asyncpgs_pool_says_when_a_connection_is_given_back(
                 assert await client.fetchval(WORK_MEM) == "4MB"
                 assert await client.fetchval(SHOWS.format("my.tenant")) == ""
                 transport = client._transport
-                assert pin(proxy, transport.get_extra_info("socket").fileno()) == ""
+                assert pin(proxy, transport.get_extra_info("socket").fileno(), "") == ""
                 assert value(stranger, WORK_MEM) == "4MB"
 
 

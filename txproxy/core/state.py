@@ -73,6 +73,7 @@ _NAMES_LIMIT: Final = 50  # names that are asked for at once
 _NAME_LIMIT: Final = 63  # characters
 _HIDDEN_MARK: Final = "txproxy.hidden"
 _SETS: Final = re.compile(rb"\bset\b")
+_RESETS_ALL: Final = re.compile(rb"(?:^|;)\s*reset all[;\s]*$")
 
 _NOT_HIDDEN: Final = 0
 _HIDDEN: Final = 1
@@ -166,7 +167,7 @@ def _note_settings(session: "Session", judged: sql.Judgement, said: bytes) -> No
     if kept is None:
         kept = session.kept = Kept()
     kept.note_names(judged.settings)
-    if "*" in judged.settings and (_is_wide(judged.pin) or _may_hide(said.lower())):
+    if "*" in judged.settings and (_is_wide(judged.pin) or _may_hide(judged, said.lower())):
         kept.hidden = _HIDDEN
     if kept.hidden == _HIDDEN:
         pin(session, SETTINGS)
@@ -174,10 +175,12 @@ def _note_settings(session: "Session", judged: sql.Judgement, said: bytes) -> No
         kept.due = True
 
 
-def _may_hide(low: bytes) -> bool:
+def _may_hide(judged: sql.Judgement, low: bytes) -> bool:
     """Whether what changes any setting may be more than RESET ALL, DISCARD ALL, or an UPDATE of
     pg_settings, which has no custom ones.
     """
+    if _RESETS_ALL.search(low) and not judged.ends:
+        return False  # it fails as a whole, or removes whatever went before
     return b"set_config" in low or (b"pg_settings" not in low and _SETS.search(low) is not None)
 
 
