@@ -71,6 +71,7 @@ SESSION_SETTINGS: Final = SessionSettings(
     transaction_timeout=0.0,
     query_wait_timeout=0.0,
     client_idle_timeout=0.0,
+    pin_timeout=0.0,
     deferred_begin=False,
 )
 """Without deferred BEGIN, so that a BEGIN in a story is a statement like any other; test_begin.py
@@ -463,8 +464,8 @@ class World:
         while limit and pool.waiters and self.now - pool.waiters[0].queued_at > limit:
             endings.wait_is_over(pool.waiters.popleft())
         pool.look(self.now)
-        if self.settings.client_idle_timeout:
-            for session in list(pool.sessions):
+        for session in list(pool.sessions):
+            if session.pin or self.settings.client_idle_timeout:
                 endings.look_if_idle(session, self.now)
 
     def passes(self, seconds: float) -> None:

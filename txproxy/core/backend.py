@@ -9,6 +9,7 @@ goes through `abandon()` and `settle()` until it is clean or closed.
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from txproxy.core import state
 from txproxy.core.exchange import Exchange, Fifo
 from txproxy.core.ports import BackendPort, next_id
 from txproxy.core.settings import FOLLOWED, NO_SETTINGS, Settings
@@ -87,7 +88,9 @@ _MOST: Final = _most()
 _TOLD: Final = DESCRIBED & ~0xFF
 _LOOKED_AT: Final = _looked_at(_READ)
 _COUNTED: Final = _looked_at(set(range(256)) - {DATA_ROW, COPY_DATA})
+_ASKED: Final = _looked_at((*_READ, DATA_ROW))
 RESTORING: Final = "start-up settings"
+REPLAYING: Final = "settings that may fail"
 _NEVER: Final = float("inf")
 _NO_SUCH_STATEMENT: Final = encode.describe_statement(
     b"txproxy: none of this name, to end the unit"
@@ -234,7 +237,7 @@ class Backend:
                 self.fifo.broken = True
                 break
             if end > n:
-                if kind in _WHOLE and length <= HELD_LIMIT:
+                if (kind in _WHOLE or looked_at is _ASKED) and length <= HELD_LIMIT:
                     break
                 self.stream = end - n
                 self.stream_mine = mine
@@ -258,6 +261,8 @@ class Backend:
                 if self.instead:
                     said = self.instead
                     self.instead = b""
+            elif kind == DATA_ROW:
+                self._hear(data[i + 5 : end])
             else:
                 marked = self.fifo.answered(kind)
                 if self.fifo.broken:
@@ -296,11 +301,13 @@ class Backend:
         transaction.
         """
         exchanges = self.fifo.exchanges
-        failed = bool(exchanges) and exchanges[0].begin_failed
+        head = exchanges[0] if exchanges else None
         session = self.session
         if not self.fifo.ready(status) or session is None:
+            if session is not None and head is not None and head.asks:
+                state.answered(session, self)
             return b""
-        if failed:
+        if head is not None and head.begin_failed:
             session.begin_failed()
             return self.news() + encode.ready(IN_FAILED)
         session.ready(self.fifo.status)
@@ -331,7 +338,14 @@ class Backend:
         is counted.
         """
         exchanges = self.fifo.exchanges
-        return _COUNTED if not exchanges or exchanges[0].owed[0] != QUERY else _LOOKED_AT
+        if not exchanges or exchanges[0].owed[0] != QUERY:
+            return _COUNTED
+        return _ASKED if exchanges[0].asks else _LOOKED_AT
+
+    def _hear(self, body: bytes) -> None:
+        """A row of the answer to our question, for the session that it is about."""
+        if self.session is not None:
+            state.hear(self.session, body)
 
     def _error(self, body: bytes, mine: bool) -> bool:
         """ErrorResponse; whether it is passed on. A FATAL is kept for the session's ERROR."""
@@ -350,7 +364,8 @@ class Backend:
             return False
         if purpose:
             self.ours_failed = error_fields(body)
-            self.fifo.untrusted = f"{purpose} failed: {self.ours_failed.get('M', '')}"
+            if purpose not in (REPLAYING, state.ASKING):
+                self.fifo.untrusted = f"{purpose} failed: {self.ours_failed.get('M', '')}"
         if again:
             self._end_what_waits()
             return False
@@ -408,6 +423,7 @@ class Backend:
         """A Query for nobody: entered into the FIFO, to be written by the caller."""
         exchange = Exchange(QUERY, False)
         exchange.purpose = purpose
+        exchange.asks = purpose == state.ASKING
         self.fifo.exchanges.append(exchange)
         self.prepared.unnamed = b""  # as every Query does
         return encode.query(sql)
@@ -424,8 +440,8 @@ class Backend:
             return
         if self.settling:
             self.settle()
-        elif self.session is not None and self.session.blocked:
-            self.session.resume()
+        elif self.session is not None:
+            self.session.backend_free()
 
     # Getting clean.
 
@@ -538,7 +554,7 @@ class Backend:
             if self.session is None:
                 self.pool.take_back(self)
             else:
-                self.session.resume()
+                self.session.backend_free()
 
     def _settle_by(self, data: bytes) -> None:
         self.deadline = self.pool.outside.now + self.pool.outside.rollback_timeout

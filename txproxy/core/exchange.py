@@ -79,6 +79,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "asks",
         "at",
         "begin_failed",
         "begins",
@@ -105,6 +106,7 @@ class Exchange:
     def __init__(self, kind: int, mine: bool) -> None:
         self.mine = mine  # the session's that holds the backend; else nobody's
         self.purpose = ""  # of one of our own: its error is ours to handle
+        self.asks = False  # one of our own whose rows we read: see state.py
         self.owed = [kind]
         self.at = 0
         self.prefix = 0  # how many of `owed` are a deferred BEGIN's, whose replies are nobody's

@@ -8,9 +8,8 @@ it: then its head decides, and a statement of it cannot be judged.
 
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import begin, statements
+from txproxy.core import begin, state, statements
 from txproxy.core.answers import REFUSED
-from txproxy.core.settings import FOLLOWED
 from txproxy.core.transaction import BEGUN, FAILED, NONE
 from txproxy.wire import encode, sql
 from txproxy.wire.codes import (
@@ -173,7 +172,7 @@ def _may_copy(judged: sql.Judgement) -> bool:
 
 def _may_reset(judged: sql.Judgement, text: bytes) -> bool:
     """Whether settings may go back to the server's own, instead of those of the start-up packet."""
-    if not judged.pin and judged.kind != sql.MANY:
+    if not (judged.settings or judged.pin or judged.kind == sql.MANY):
         return False
     lower = text.lower()
     resets = b"reset" in lower or b"discard" in lower or b"default" in lower
@@ -226,12 +225,8 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text:
     if session.start.items and session.backend is not None and _may_reset(judged, text):
         session.restore_due = True
         session.backend.fifo.barrier = True
-    if judged.pin and not session.pin:
-        follows = judged.kind == sql.SET_ONE and judged.setting in FOLLOWED
-        if not (follows and judged.setting in session.pool.base):
-            session.pin_for(judged.pin)
-    if judged.pin == "LOAD" and session.backend is not None:
-        session.backend.dirty = "LOAD"
+    if judged.settings or judged.pin or judged.looks:
+        state.note(session, judged, text)
 
 
 def _begins(session: "Session", exchange: "Exchange") -> None:
@@ -275,7 +270,7 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
         session.stats.queries += 1
     elif kind == SYNC:
         session.unnamed = False
-    elif kind == FUNCTION_CALL and not session.pin:
+    elif kind == FUNCTION_CALL:
         session.pin_for("FunctionCall")
     return FORWARD
 

@@ -4,20 +4,28 @@
 and what is forwarded goes to the backend in one write, as the same bytes object where nothing had
 to be changed.
 
-A session holds a backend for one unit, for an open transaction, or, once it has made session state
-that we cannot carry elsewhere (`pin`), to its end.
+A session holds a backend for one unit, for an open transaction, or while it has session state that
+we cannot carry elsewhere (`pin`).
 """
 
 from typing import TYPE_CHECKING, Final
 
 from txproxy.config import SessionSettings
-from txproxy.core import begin, endings, requests, transaction
+from txproxy.core import begin, endings, requests, state, transaction
 from txproxy.core.answers import Answers, Ours
-from txproxy.core.backend import RESTORING
+from txproxy.core.backend import REPLAYING, RESTORING
 from txproxy.core.exchange import Fifo
 from txproxy.core.ports import ClientPort, next_id
 from txproxy.core.requests import FORWARD, HEAD, HOLD, REPLACE, SKIP, STOP, WAIT
-from txproxy.core.settings import FOLLOWED, Settings, difference, judgeable, restoring
+from txproxy.core.settings import (
+    FOLLOWED,
+    Settings,
+    changes_who,
+    difference,
+    encoding_first,
+    judgeable,
+    restoring,
+)
 from txproxy.core.statements import Names, Statement
 from txproxy.core.transaction import BEGUN, NONE, OPEN
 from txproxy.wire import encode
@@ -48,7 +56,10 @@ class Session:
               answer in the server's place
     backend   the one it holds; None: none
     blocked   its bytes are held in `inbox`: it waits for a backend (`queued`), or for one to answer
-    pin       why it keeps its backend to its end; "" if it does not
+    pin       why it keeps its backend, for people; "" if it does not
+    kept      what it may have on its backend: see state.py; None: nothing
+    replaying the backend is being given its settings, which may fail
+    epoch     the pool's when a backend last took its settings: of another's we know nothing
     wanted    its settings now; `settled`: as of the last moment without a transaction
     told      the parameters that its client was last told, by the server's spelling
     begin     the BEGIN that no backend has heard of yet: see begin.py
@@ -72,8 +83,10 @@ class Session:
         "client_full",
         "connected_at",
         "ended",
+        "epoch",
         "flushed_at",
         "id",
+        "kept",
         "logging_in",
         "marked_at",
         "names",
@@ -87,6 +100,7 @@ class Session:
         "queued",
         "queued_at",
         "replacement",
+        "replaying",
         "restore_due",
         "session_mode",
         "settings",
@@ -138,6 +152,9 @@ class Session:
         self.restore_due = False  # it may have reset what it asked for at the start
         self.told: dict[str, str] = {}
         self.pin = ""
+        self.kept: state.Kept | None = None
+        self.replaying = False
+        self.epoch = pool.epoch
         self.logging_in = False
         self.ended = False
         self.client_full = False  # what was written to the client has not been taken by its socket
@@ -169,7 +186,7 @@ class Session:
         self.statement = b""
         self.statement_end = b""
         if not judgeable(wanted.by_name.get("client_encoding", "")):
-            self.pin = "client_encoding"
+            self.pin_for("client_encoding")
 
     def __repr__(self) -> str:
         state = transaction.STATES[self.answers.state]
@@ -351,6 +368,8 @@ class Session:
                 self._queue()
                 return False
             self._attach(backend)
+            if self.replaying:
+                return False
         elif backend.settling or (backend.cancels and not backend.fifo.exchanges):
             return False
         if self.begin:
@@ -374,6 +393,9 @@ class Session:
             if not backend.fifo.exchanges:
                 self.backend_idle()
             return
+        if self.replaying:
+            self._flush(b"", 0, 0, [])
+            return
         self.resume()
         if self.backend is backend and not backend.fifo.exchanges and not backend.settling:
             self.backend_idle()
@@ -386,10 +408,7 @@ class Session:
             backend.dirty = self.pin
         ahead = self.outgoing
         if backend.applied is not self.wanted:
-            change = difference(backend.applied, self.wanted)
-            backend.applied = self.wanted
-            if change:
-                ahead.append(backend.ours(change, "settings"))
+            self._replay(backend)
         if not ahead and self.told is not backend.params and not self.logging_in:
             news = backend.news()
             if news:
@@ -400,11 +419,53 @@ class Session:
             backend.wants_pause = True
             backend.port.update_reading()
 
+    def _replay(self, backend: "Backend") -> None:
+        """Give the backend the session's settings.
+
+        They are the server's own words, and go ahead of the client's in the same write. But who the
+        session is, and anything to a server that we have not met, may be refused: then the client's
+        statement must not run, and waits for the answer.
+        """
+        change = difference(backend.applied, self.wanted)
+        first = b"" if change.isascii() else encoding_first(backend.applied, self.wanted)
+        may_fail = changes_who(self.wanted) or self.epoch != self.pool.base_of
+        purpose = "settings"
+        if change and may_fail and not self.logging_in:
+            self.replaying = True
+            purpose = REPLAYING
+        else:
+            backend.applied = self.wanted
+        for sql in (first, change):
+            if sql:
+                self.outgoing.append(backend.ours(sql, purpose))
+
+    def _replayed(self, backend: "Backend") -> None:
+        """The backend has taken the session's settings, or the client gets the server's error."""
+        self.replaying = False
+        failed = backend.ours_failed
+        if failed:
+            backend.ours_failed = {}
+            backend.dirty = backend.dirty or "settings that were refused"
+            self._release(backend)
+            self.refuse_backend(failed)
+            return
+        backend.applied = self.wanted
+        self.epoch = self.pool.base_of
+        self._attach(backend)
+        self.resume()
+
     def pin_for(self, reason: str) -> None:
-        """Keep the backend to the session's end; then it is reset."""
-        self.pin = reason
-        if self.backend is not None:
-            self.backend.dirty = reason
+        """Keep the backend: until the state is gone, if it can be looked at, or to the end."""
+        state.pin(self, reason)
+
+    def backend_free(self) -> None:
+        """What had to be over before anything is sent to the backend is over."""
+        if self.blocked:
+            self.resume()
+        backend = self.backend
+        if self.kept is not None and backend is not None:
+            if not (backend.fifo.exchanges or backend.settling):
+                self.backend_idle()
 
     def backend_idle(self) -> None:
         """Everything that was sent has been answered."""
@@ -412,6 +473,9 @@ class Session:
         assert backend is not None
         if self.logging_in:
             self._login_answered(backend)
+        elif self.replaying:
+            self._replayed(backend)
+            return
         elif self.stream and self.stream_forward:
             return  # the rest of a message that has begun belongs to this backend
         elif self.restore_due and backend.fifo.status != IN_FAILED:
@@ -420,8 +484,13 @@ class Session:
             return
         elif self.transaction_expired and self.answers.state == OPEN:
             self.reap("transaction_timeout")
-        elif self.answers.state != OPEN and not self.pin:
-            self._release(backend)
+        elif self.answers.state != OPEN:
+            if self.kept is not None and state.is_due(self):
+                if not (backend.cancels or backend.fifo.in_transaction):
+                    state.ask(self, backend)
+                return
+            if not self.pin:
+                self._release(backend)
         if self.blocked and not self.queued and not self.logging_in and self._may_go_on():
             self.resume()
 
@@ -480,7 +549,7 @@ class Session:
             self.backend.applied = self.wanted
         if lower == "standard_conforming_strings":
             self.strings_conform = value != "off"
-        elif lower == "client_encoding" and not judgeable(value) and not self.pin:
+        elif lower == "client_encoding" and not judgeable(value):
             self.pin_for("client_encoding")
 
     def undo_settings(self) -> None:
@@ -539,8 +608,9 @@ class Session:
         self.logging_in = False
         self.told = params
         self.strings_conform = params.get("standard_conforming_strings", "on") != "off"
-        if not judgeable(params.get("client_encoding", "")) and not self.pin:
-            self.pin = "client_encoding"
+        self.epoch = self.pool.base_of
+        if not judgeable(params.get("client_encoding", "")):
+            self.pin_for("client_encoding")
         self.client.admitted(params)
         self.resume()
 

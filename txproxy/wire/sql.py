@@ -248,12 +248,14 @@ def _judge_slowly(text: bytes, standard_conforming_strings: bool = True) -> Judg
 
 
 def _together(kind: int, parts: list[Judgement]) -> Judgement:
-    """What all of these mean; the first reason for a pin counts."""
+    """What all of these mean."""
     whole = Judgement(kind)
+    pins: list[str] = []
     settings: list[str] = []
     databases: list[str] = []
     for part in parts:
-        whole.pin = whole.pin or part.pin
+        if part.pin not in pins:
+            pins.append(part.pin)
         whole.begins = whole.begins or part.begins
         whole.ends = whole.ends or part.ends
         whole.savepoint = whole.savepoint or part.savepoint
@@ -265,6 +267,7 @@ def _together(kind: int, parts: list[Judgement]) -> Judgement:
         whole.defaults = whole.defaults or part.defaults
         settings.extend(part.settings)
         databases.extend(part.databases)
+    whole.pin = ", ".join(pin for pin in pins if pin)
     whole.settings = tuple(dict.fromkeys(settings))
     whole.databases = tuple(dict.fromkeys(databases))
     return whole
