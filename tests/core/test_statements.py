@@ -298,7 +298,7 @@ def test_on_the_same_backend_somebody_elses_has_taken_its_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "ends", [query("SELECT 1"), close() + SYNC, parse("SELEC") + SYNC], ids=["Query", "Close", "no"]
+    "ends", [query("SELECT 1"), close() + SYNC, parse("SELECT nothing()") + SYNC], ids=["Query", "Close", "no"]
 )
 def test_what_ends_the_unnamed_statement(ends: bytes) -> None:
     _, client, backend = scene()
@@ -348,8 +348,9 @@ def test_a_backend_that_was_reset_has_none() -> None:
     world, client, backend = scene()
     prepares(client, backend)
     other = world.client()
-    other.sends(query("CREATE TEMP TABLE t (x int)"))
-    backend.says(done("CREATE TABLE"), ready())
+    other.sends(query("LISTEN a; CREATE TEMP TABLE t (x int)"))
+    backend.says(done("LISTEN"), done("CREATE TABLE"), ready())
+    backend.says(COLUMNS, row("temporary table"), done("SELECT 1"), ready())
     other.leaves()
     backend.says(done("RESET"), ready(), done("DISCARD ALL"), ready())
     backend.got()
