@@ -53,8 +53,7 @@ def stranger(proxy: Proxy) -> Iterator[Connection]:
 def procedures(server: EmbeddedPostgres) -> Iterator[None]:
     with direct(server) as admin:
         admin.execute(
-            "CREATE PROCEDURE makes(what text) LANGUAGE plpgsql AS"
-            " $$ BEGIN EXECUTE what; END $$"
+            "CREATE PROCEDURE makes(what text) LANGUAGE plpgsql AS $$ BEGIN EXECUTE what; END $$"
         )
         admin.execute("CREATE TABLE pins_log (a int)")
         admin.execute("GRANT ALL ON pins_log TO PUBLIC")
@@ -106,10 +105,11 @@ PINS: Final = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("make", "reason", "look", "end"), PINS, ids=[f"{p[0]}/{p[3]}" for p in PINS])
+@pytest.mark.parametrize("case", PINS, ids=[f"{case[0]}/{case[3]}" for case in PINS])
 def test_a_pin_lasts_as_long_as_the_state(
-    proxy: Proxy, client: Connection, stranger: Connection, make: str, reason: str, look: str, end: str
+    proxy: Proxy, client: Connection, stranger: Connection, case: tuple[str, str, str, str]
 ) -> None:
+    make, reason, look, end = case
     run(client, make)
     assert ", ".join(sorted(pin(proxy, client.fileno(), reason).split(", "))) == reason
     mine = pid(client)
@@ -165,9 +165,7 @@ LEAVES_NOTHING: Final = [
 
 
 @pytest.mark.parametrize("statements", LEAVES_NOTHING)
-def test_what_leaves_nothing_pins_nobody(
-    proxy: Proxy, client: Connection, statements: str
-) -> None:
+def test_what_leaves_nothing_pins_nobody(proxy: Proxy, client: Connection, statements: str) -> None:
     run(client, statements)
     assert pin(proxy, client.fileno(), "") == ""
     with elsewhere(proxy, client):
@@ -206,7 +204,9 @@ def test_large_objects_by_function_calls(proxy: Proxy) -> None:
         client.close()
 
 
-def test_load_pins_for_good_and_its_backend_is_closed(proxy: Proxy, server: EmbeddedPostgres) -> None:
+def test_load_pins_for_good_and_its_backend_is_closed(
+    proxy: Proxy, server: EmbeddedPostgres
+) -> None:
     with proxy.connect("app", "postgres", autocommit=True) as client:
         run(client, "CREATE TEMP TABLE mine (); LOAD 'auto_explain'; DROP TABLE mine")
         mine = pid(client)

@@ -59,8 +59,8 @@ WAYS: Final = [
     ("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY",
      "SELECT current_setting('transaction_isolation')||current_setting('transaction_read_only')",
      "serializableon"),
-    ("SET search_path = pg_catalog, \"$user\"", SHOWS.format("search_path"),
-     "pg_catalog, \"$user\""),
+    ('SET search_path = pg_catalog, "$user"', SHOWS.format("search_path"),
+     'pg_catalog, "$user"'),
     ("SET SCHEMA 'pg_catalog'", SHOWS.format("search_path"), "pg_catalog"),
     ("SET TIME ZONE INTERVAL '-08:00' HOUR TO MINUTE", SHOWS.format("TimeZone"), "<-08>+08"),
     ("SET XML OPTION DOCUMENT", SHOWS.format("xmloption"), "document"),
@@ -245,7 +245,8 @@ def held(proxy: Proxy, client: Connection) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         others = [stack.enter_context(proxy.connect("app", "postgres")) for _ in range(2)]
         by_pid = {pid(other): other for other in others}
-        stack.callback(lambda: [other.rollback() for other in others])
+        for other in others:
+            stack.callback(other.rollback)
         assert mine in by_pid
         for each, other in by_pid.items():
             if each != mine:
@@ -254,9 +255,7 @@ def held(proxy: Proxy, client: Connection) -> Iterator[None]:
         yield
 
 
-def test_a_role_that_may_not_be_taken_any_more(
-    proxy: Proxy, server: EmbeddedPostgres
-) -> None:
+def test_a_role_that_may_not_be_taken_any_more(proxy: Proxy, server: EmbeddedPostgres) -> None:
     """The statement does not run, as nobody; the session lives."""
     insert = "INSERT INTO who_was_it VALUES (current_user)"
     with (

@@ -128,8 +128,9 @@ def encoding_first(applied: Settings, wanted: Settings) -> bytes:
     value = wanted.by_name.get("client_encoding")
     if applied.by_name.get("client_encoding") == value:
         return b""
-    sql = _reset("client_encoding") if value is None else "SELECT " + _call("client_encoding", value)
-    return sql.encode("utf-8", "surrogateescape")
+    if value is None:
+        return b"RESET client_encoding"
+    return f"SELECT {_call('client_encoding', value)}".encode("utf-8", "surrogateescape")
 
 
 def changes_who(wanted: Settings) -> bool:
