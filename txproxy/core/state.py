@@ -50,7 +50,7 @@ _PARTS: Final = {
 
 _SHOWN: Final = (
     "SELECT context,pg_catalog.lower(name),pg_catalog.current_setting(name)"
-    f" FROM pg_catalog.pg_settings WHERE source {_EQUAL} 'session' AND "
+    " FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' AND "
 )
 _UNSHOWN: Final = "SELECT 'custom',n,pg_catalog.current_setting(n,true) FROM "
 
