@@ -185,6 +185,19 @@ def selected(value: str, status: str = "I") -> bytes:
     return COLUMNS + row(value) + done("SELECT 1") + ready(status)
 
 
+def kept(*found: tuple[str, str, str | None]) -> bytes:
+    """The whole answer to the proxy's question what a session keeps: what, name, value."""
+    rows = []
+    for found_row in found:
+        values = [None if each is None else each.encode() for each in found_row]
+        body = b"".join(
+            b"\xff\xff\xff\xff" if each is None else len(each).to_bytes(4, "big") + each
+            for each in values
+        )
+        rows.append(message(b"D", len(values).to_bytes(2, "big") + body))
+    return COLUMNS + b"".join(rows) + done(f"SELECT {len(rows)}") + ready()
+
+
 # Bytes as short texts.
 
 

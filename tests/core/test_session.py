@@ -26,6 +26,7 @@ from tests.core.scenario import (
     error,
     execute,
     fail,
+    kept,
     notice,
     notification,
     parameter,
@@ -373,30 +374,15 @@ def test_an_idle_backend_may_speak_and_stays_idle_once(message: bytes) -> None:
     assert backend.got() == ["Q SELECT 1"]
 
 
-def test_a_notification_reaches_a_client_that_listens_and_sleeps() -> None:
-    _, client, backend = scene()
-    client.sends(query("LISTEN jobs"))
-    backend.says(done("LISTEN"), ready())
-    client.got()
-    backend.says(notification("jobs"))
-    assert client.got() == ["A jobs"]
-    assert not backend.is_idle()
-
-
 # Pins.
 
 PINS = [
     ("CREATE TEMP TABLE t (x int)", "temporary table"),
     ("PREPARE p AS SELECT 1", "PREPARE"),
-    ("LISTEN jobs", "LISTEN"),
-    ("SET ROLE bob", "SET ROLE"),
-    ("SET work_mem = '1GB'", "SET"),
-    ("RESET ALL", "RESET ALL"),
     ("SELECT pg_advisory_lock(1)", "advisory lock"),
-    ("SELECT set_config('work_mem', '1GB', false)", "set_config"),
     ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", "WITH HOLD"),
     ("DO $$BEGIN END$$", "DO"),
-    ("DISCARD ALL", "DISCARD"),
+    ("CALL p()", "CALL"),
     ("FROBNICATE", "unknown statement"),
     ("CREATE FUNCTION f() BEGIN ATOMIC END", "cannot judge"),
 ]
@@ -413,6 +399,7 @@ def test_a_statement_that_makes_state_keeps_the_backend(
     assert client.session.pin == reason
     assert client.session.backend is backend.backend
     client.leaves()
+    backend.says(kept())
     assert not backend.is_idle()
     assert backend.got()[-2:] == ["Q RESET ROLE", "Q DISCARD ALL"]
     backend.says(done("RESET"), ready(), done("DISCARD ALL"))
@@ -441,8 +428,9 @@ def test_after_load_a_backend_is_nobody_elses() -> None:
 
 def test_a_pinned_client_that_leaves_in_a_transaction_is_rolled_back_and_then_reset() -> None:
     _, client, backend = scene()
-    client.sends(query("SET work_mem = '1GB'"))
-    backend.says(done("SET"), ready())
+    client.sends(query("CREATE TEMP TABLE t ()"))
+    backend.says(done("CREATE TABLE"), ready())
+    backend.says(kept(("temporary table", "", "")))
     client.got()
     backend.got()
     begin(client, backend)
@@ -455,8 +443,9 @@ def test_a_pinned_client_that_leaves_in_a_transaction_is_rolled_back_and_then_re
 def test_nobody_waiting_gets_a_backend_before_it_is_reset() -> None:
     world, client, backend = scene(pool_size=1)
     other = world.client()
-    client.sends(query("SET work_mem = '1GB'"))
-    backend.says(done("SET"), ready())
+    client.sends(query("CREATE TEMP TABLE t ()"))
+    backend.says(done("CREATE TABLE"), ready())
+    backend.says(kept(("temporary table", "", "")))
     other.sends(query("SELECT 2"))
     client.leaves()
     backend.got()
@@ -474,13 +463,13 @@ def test_session_mode_keeps_the_backend_from_the_first_statement() -> None:
     assert client.session.backend is backend.backend
 
 
-@pytest.mark.parametrize(("conforming", "pin"), [("on", "SET"), ("off", "")])
+@pytest.mark.parametrize(("conforming", "pin"), [("on", "LOAD"), ("off", "")])
 def test_strings_are_read_as_the_server_reports_at_login(conforming: str, pin: str) -> None:
-    """Off in its configuration: a backslash quotes the quote, and the SET is in the string."""
+    """Off in its configuration: a backslash quotes the quote, and the LOAD is in the string."""
     world = World()
     world.params["standard_conforming_strings"] = conforming
     client = world.client()
-    client.sends(query(r"SELECT 'it\'; SET work_mem = 1 --'"))
+    client.sends(query(r"SELECT 'it\'; LOAD 'lib' --'"))
     assert client.session.pin == pin
 
 
@@ -835,7 +824,7 @@ def test_a_session_says_what_it_is() -> None:
     assert repr(client.session) == "<Session app/ann NONE none>"
     begin(client, backend)
     assert repr(client.session) == "<Session app/ann OPEN leased>"
-    client.sends(query("LISTEN jobs"))
+    client.sends(query("CREATE TEMP TABLE t ()"))
     assert repr(client.session) == "<Session app/ann OPEN leased pinned>"
 
 

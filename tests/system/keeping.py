@@ -46,7 +46,8 @@ def elsewhere(proxy: Proxy, client: Connection, dbname: str = DATABASE) -> Itera
     with contextlib.ExitStack() as stack:
         others = [stack.enter_context(proxy.connect(dbname)) for _ in range(2)]
         held = {pid(other): other for other in others}
-        stack.callback(lambda: [other.rollback() for other in others])
+        for other in others:
+            stack.callback(other.rollback)
         assert mine in held, "the client keeps its backend"
         for each, other in held.items():
             if each != mine:

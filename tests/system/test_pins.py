@@ -105,18 +105,11 @@ PINS: Final = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("make", "reason", "look", "end"), PINS, ids=[f"{p[0]}/{p[3]}" for p in PINS]
-)
+@pytest.mark.parametrize("case", PINS, ids=[f"{case[0]}/{case[3]}" for case in PINS])
 def test_a_pin_lasts_as_long_as_the_state(
-    proxy: Proxy,
-    client: Connection,
-    stranger: Connection,
-    make: str,
-    reason: str,
-    look: str,
-    end: str,
+    proxy: Proxy, client: Connection, stranger: Connection, case: tuple[str, str, str, str]
 ) -> None:
+    make, reason, look, end = case
     run(client, make)
     assert ", ".join(sorted(pin(proxy, client.fileno(), reason).split(", "))) == reason
     mine = pid(client)

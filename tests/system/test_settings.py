@@ -245,7 +245,8 @@ def held(proxy: Proxy, client: Connection) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         others = [stack.enter_context(proxy.connect("app", "postgres")) for _ in range(2)]
         by_pid = {pid(other): other for other in others}
-        stack.callback(lambda: [other.rollback() for other in others])
+        for other in others:
+            stack.callback(other.rollback)
         assert mine in by_pid
         for each, other in by_pid.items():
             if each != mine:

@@ -463,9 +463,10 @@ class Session:
         if self.blocked:
             self.resume()
         backend = self.backend
-        if self.kept is not None and backend is not None:
-            if not (backend.fifo.exchanges or backend.settling):
-                self.backend_idle()
+        if self.kept is None or backend is None or backend.settling:
+            return
+        if not backend.fifo.exchanges:
+            self.backend_idle()
 
     def backend_idle(self) -> None:
         """Everything that was sent has been answered."""

@@ -43,7 +43,6 @@ class Settings:
     def __init__(self, items: tuple[tuple[str, str], ...]) -> None:
         self.items = items
         self.by_name: dict[str, str] = dict(items)
-        self.parsing = self.without("application_name")  # what a statement's meaning depends on
 
     def __repr__(self) -> str:
         return f"<Settings {self.by_name}>"
@@ -129,10 +128,9 @@ def encoding_first(applied: Settings, wanted: Settings) -> bytes:
     value = wanted.by_name.get("client_encoding")
     if applied.by_name.get("client_encoding") == value:
         return b""
-    sql = (
-        _reset("client_encoding") if value is None else "SELECT " + _call("client_encoding", value)
-    )
-    return sql.encode("utf-8", "surrogateescape")
+    if value is None:
+        return b"RESET client_encoding"
+    return f"SELECT {_call('client_encoding', value)}".encode("utf-8", "surrogateescape")
 
 
 def changes_who(wanted: Settings) -> bool:

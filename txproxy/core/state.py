@@ -48,6 +48,12 @@ _PARTS: Final = {
 }
 """Where the state is seen that pins for each of these reasons."""
 
+_SHOWN: Final = (
+    "SELECT context,pg_catalog.lower(name),pg_catalog.current_setting(name)"
+    " FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' AND "
+)
+_UNSHOWN: Final = "SELECT 'custom',n,pg_catalog.current_setting(n,true) FROM "
+
 _ANYTHING: Final = frozenset(("cannot judge", "DO", "CALL", "unknown statement", "FunctionCall"))
 """Reasons behind which anything may be."""
 
@@ -257,15 +263,9 @@ def _question(names: list[str], everything: bool, parts: list[str], hidden: int)
         which = f"NOT name {_EQUAL} ANY ({_array(sorted(_NOT_CARRIED))})"
         if not everything:
             which = f"pg_catalog.lower(name) {_EQUAL} ANY ({_array(shown)})"
-        selects.append(
-            "SELECT context,pg_catalog.lower(name),pg_catalog.current_setting(name)"
-            f" FROM pg_catalog.pg_settings WHERE source {_EQUAL} 'session' AND {which}"
-        )
+        selects.append(_SHOWN + which)
     if others:
-        selects.append(
-            "SELECT 'custom',n,pg_catalog.current_setting(n,true)"
-            f" FROM pg_catalog.unnest({_array(others)}) AS t(n)"
-        )
+        selects.append(_UNSHOWN + f"pg_catalog.unnest({_array(others)}) AS t(n)")
     if hidden == _MARKED:
         value = f"pg_catalog.current_setting('{_HIDDEN_MARK}',true)"
         selects.append(f"SELECT 'hidden','',{value}")

@@ -6,9 +6,10 @@ many clients there are.
 """
 
 import asyncio
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
@@ -92,7 +93,7 @@ class Census:
     connecting: int = 0
     longest_wait: float = 0.0  # seconds, as the other one
     longest_sleep: float = 0.0  # in a transaction
-    pins: Counter[str] = field(default_factory=Counter)  # sessions by each reason
+    pins: Counter[str] = dataclasses.field(default_factory=Counter)  # sessions by each reason
 
 
 def census(pool: Pool, now: float) -> Census:
