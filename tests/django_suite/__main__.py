@@ -1,5 +1,6 @@
-"""`python -m tests.django_suite`, in the checkout: Django's own tests, directly and then through the
-proxy, with the same settings, on a new PostgreSQL each; and what differs.
+"""`python -m tests.django_suite`, in the checkout: Django's own tests, directly and through the proxy.
+
+Both with the same settings, on a new PostgreSQL each; then what differs.
 
 Exit codes: 0: nothing is worse through the proxy; 1: something is, or the proxy has met a bug; 2:
 the tests could not be run.
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.django_suite",
         description="Run Django's own tests directly and through the proxy, and compare.",
-        epilog=f"Django's source distribution, and the logs of the last runs, are in {CACHE.name}/.",
+        epilog=f"Django's source distribution and the logs of the last runs are in {CACHE.name}/.",
     )
     add = parser.add_argument
     add("labels", nargs="*", help="as for Django's runtests.py; none: a few minutes' worth")
@@ -131,8 +132,8 @@ def _summary(run: Run) -> dict[str, Any]:
 
 def _compare(direct: Run, proxied: Run) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """The tests that come out worse through the proxy, and those with another difference."""
-    worse = []
-    others = []
+    worse: list[dict[str, str]] = []
+    others: list[dict[str, str]] = []
     for test in sorted({*direct.outcomes, *proxied.outcomes}):
         one, _ = direct.outcomes.get(test, ("not there", ""))
         other, why = proxied.outcomes.get(test, ("not there", ""))

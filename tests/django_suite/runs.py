@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.django_suite.source import CACHE
-from tests.system.proxy import Proxy
+from tests.system.proxy import Proxy, Table
 from txproxy.cli.embedded import EmbeddedPostgres, dying_with_us
 
 DRIVERS: Final = ("psycopg", "psycopg-binding", "psycopg2")
@@ -67,7 +67,7 @@ def run_directly(plan: Plan, tests: Path) -> Run:
 
 def run_proxied(plan: Plan, tests: Path, pool_size: int) -> Run:
     """The same with a proxy between, all of whose databases lead to that server."""
-    settings = {"default_pool_size": pool_size, "log_level": "info"}
+    settings: Table = {"default_pool_size": pool_size, "log_level": "info"}
     with _server() as server:
         proxy = Proxy(server, proxy=settings, databases={"*": {"dbname": None}}, check=False)
         try:
@@ -132,7 +132,7 @@ def _read(run: Run, results: Path) -> None:
     for line in results.read_text(encoding="utf-8").splitlines():
         event = json.loads(line)
         if "planned" in event:
-            run.outcomes |= {test: ("not run", "") for test in event["planned"]}
+            run.outcomes |= dict.fromkeys(event["planned"], ("not run", ""))
         elif "begun" in event:
             run.outcomes[event["begun"]] = ("hung", "")
         elif run.outcomes.get(event["test"], ("", ""))[0] not in {"error", "failure"}:
