@@ -71,11 +71,6 @@ class Judgement:
             self.first = self.kind
 
 
-_STATELESS: Final = Judgement(STATEMENT)
-_EMPTY: Final = Judgement(EMPTY)
-_COPY: Final = Judgement(COPY)
-_CANNOT_JUDGE: Final = Judgement(STATEMENT, "cannot judge", begins=True, ends=True, savepoint=True)
-
 # The lexer: everything in a text that is not words, numbers and operators.
 
 # The number of the group in the pattern says which.
@@ -170,7 +165,8 @@ class _Statement:
     words: bytes
     text: bytes
     end: int  # in the whole text, behind the semicolon
-    literal: bytes  # the first string, with its quotes
+    strings: list[bytes]  # what stands for each ' in `words`, with its quotes
+    names: list[bytes]  # the same for each "…"
 
 
 _SEMICOLONS_LIMIT: Final = 1000  # a text of more than these cannot be judged
@@ -184,7 +180,8 @@ def _split(text: bytes, lexer: re.Pattern[bytes]) -> list[_Statement] | None:
     """
     statements: list[_Statement] = []
     pieces: list[bytes] = []
-    literal = b""
+    strings: list[bytes] = []
+    names: list[bytes] = []
     begun = position = depth = semicolons = 0
     while True:
         start, end, kind = _next(text, position, lexer)
@@ -195,10 +192,11 @@ def _split(text: bytes, lexer: re.Pattern[bytes]) -> list[_Statement] | None:
         if kind == _BROKEN or depth < 0 or semicolons > _SEMICOLONS_LIMIT:
             return None
         if kind == _LITERAL:
-            literal = literal or text[start:end]
+            strings.append(text[start:end])
             pieces.append(b"'")
         elif kind == _QUOTED:
             name = text[start:end]
+            names.append(name)
             pieces.append(name if _PLAIN_NAME.fullmatch(name) else b'"?"')
         elif kind == _COMMENT:
             pieces.append(b" ")
@@ -207,11 +205,12 @@ def _split(text: bytes, lexer: re.Pattern[bytes]) -> list[_Statement] | None:
         else:
             words = b" ".join(b"".join(pieces).split())
             if words:
-                statements.append(_Statement(words, text[begun:end], end, literal))
+                statements.append(_Statement(words, text[begun:end], end, strings, names))
             if kind == _END:
                 return None if depth else statements
             pieces = []
-            literal = b""
+            strings = []
+            names = []
             begun = end
         position = end
 
@@ -220,6 +219,7 @@ def _split(text: bytes, lexer: re.Pattern[bytes]) -> list[_Statement] | None:
 
 _PART: Final = r'(?:[a-z_][\w$]*(?![\w$])|"[\w.$]+")'
 _NAME: Final = rf"{_PART}(?: ?\. ?{_PART})*"
+_IDENTIFIER_WORD: Final = r'([a-z_\x80-\xff][\w$\x80-\xff]*|"[^"]*")'
 _LITERAL_WORD: Final = r"(?:e|u&)?'"
 _LITERAL_WORDS: Final = _LITERAL_WORD + r"(?: ')*"  # one string, continued on further lines
 _WORK: Final = "(?: work| transaction)?"
@@ -229,14 +229,39 @@ _MODE: Final = (
 )
 _MODES: Final = f"(?: {_MODE}(?:(?: ?, ?| ){_MODE})*)?"
 _SESSION: Final = "(?: session)?"
+_ANY: Final = "*"  # in the place of a setting's name
+
+_STATELESS: Final = Judgement(STATEMENT)
+_EMPTY: Final = Judgement(EMPTY)
+_COPY: Final = Judgement(COPY)
+_LOOKS: Final = Judgement(STATEMENT, looks=True)
+_LOCAL: Final = Judgement(STATEMENT, local=True)
+_ANY_SETTING: Final = Judgement(STATEMENT, settings=(_ANY,))
+_NOTIFIES: Final = Judgement(STATEMENT, notifies=True)
+_DEFAULTS: Final = Judgement(STATEMENT, looks=True, defaults=True)
+_CANNOT_JUDGE: Final = Judgement(STATEMENT, "cannot judge")  # _searched() has the last word
+
+# What is set for a transaction however it is set, and `seed`, whose value nobody can ask for.
+_NOT_FOR_THE_SESSION: Final = frozenset(
+    ("transaction_isolation", "transaction_read_only", "transaction_deferrable", "seed")
+)
+_CHARACTERISTICS: Final = (
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "default_transaction_deferrable",
+)
 
 
 def _pinned(pin: str) -> Judgement:
-    return Judgement(STATEMENT, pin)
+    return Judgement(STATEMENT, pin, looks=True)
 
 
-def _set_one(setting: str) -> Judgement:
-    return Judgement(SET_ONE, "SET", setting=setting)
+def _changes(setting: str) -> Judgement:
+    if setting in _NOT_FOR_THE_SESSION:
+        return _LOCAL
+    if setting == "session_authorization":
+        return Judgement(STATEMENT, settings=("session_authorization", "role"))
+    return Judgement(SET_ONE, setting=setting, settings=(setting,))
 
 
 # What a statement is by its complete form: first words, what follows, what it means; the first row
@@ -268,27 +293,35 @@ _FORMS: Final = (
         _pinned("temporary table"),
     ),
     ("declare", r".*\bcursor with hold\b.*", _pinned("WITH HOLD")),
-    ("close", " all", _pinned("CLOSE ALL")),
+    ("prepare", ".*", _pinned("PREPARE")),
+    ("load", ".*", _pinned("LOAD")),
     # Where these words are names (SET role = x, SET local.x = 1) _ASSIGNMENT has come first.
-    ("set", " (?:local|transaction|constraints) .+", _STATELESS),
-    ("set", _SESSION + " time zone.+", _set_one("timezone")),
-    ("set", _SESSION + " names.*", _set_one("client_encoding")),
-    ("set", _SESSION + " schema.+", _set_one("search_path")),
-    ("set", _SESSION + " role.+", _pinned("SET ROLE")),
-    ("set", _SESSION + " session authorization.+", _pinned("SET SESSION AUTHORIZATION")),
-    ("set", _SESSION + " session characteristics.+", _pinned("SET SESSION CHARACTERISTICS")),
-    ("reset", " time zone", _set_one("timezone")),
-    ("reset", " role", _pinned("RESET ROLE")),
-    ("reset", " all", _pinned("RESET ALL")),
-    ("reset", " session authorization", _pinned("RESET SESSION AUTHORIZATION")),
-    ("set", ".*", _pinned("SET")),
-    *(
-        (word, ".*", _pinned(word.upper()))
-        for word in (
-            "discard", "deallocate", "prepare", "execute", "listen", "unlisten", "load", "do",
-            "call",
-        )
+    ("set", " constraints .+", _STATELESS),
+    ("set", " (?:local|transaction|session transaction) .+", _LOCAL),
+    ("set", _SESSION + " time zone.+", _changes("timezone")),
+    ("set", _SESSION + " names.*", _changes("client_encoding")),
+    ("set", _SESSION + " schema.+", _changes("search_path")),
+    ("set", _SESSION + " xml option.+", _changes("xmloption")),
+    ("set", _SESSION + " role.+", _changes("role")),
+    ("set", _SESSION + " session authorization.+", _changes("session_authorization")),
+    (
+        "set",
+        _SESSION + " session characteristics.+",
+        Judgement(STATEMENT, settings=_CHARACTERISTICS),
     ),
+    ("reset", " time zone", _changes("timezone")),
+    ("reset", " session authorization", _changes("session_authorization")),
+    ("reset", " transaction isolation level", _LOCAL),
+    ("set reset", ".*", _ANY_SETTING),
+    (
+        "discard",
+        " all",
+        Judgement(DISCARD_ALL, settings=(_ANY,), looks=True, discards=True),
+    ),
+    ("discard", " temp(?:orary)?", _LOOKS),
+    ("discard", ".*", _STATELESS),
+    ("drop alter close execute", ".*", _LOOKS),
+    ("notify", ".*", _NOTIFIES),
 )  # fmt: skip
 
 
@@ -304,28 +337,34 @@ def _by_word() -> dict[bytes, list[tuple[re.Pattern[bytes], Judgement]]]:
 _FORMS_BY_WORD: Final = _by_word()
 _QUERIES: Final = frozenset(b"select values table with".split())
 _STATELESS_WORDS: Final = _QUERIES | frozenset(
-    b"insert update delete merge copy show lock fetch move close declare notify truncate analyze"
-    b" analyse vacuum reindex cluster checkpoint refresh comment grant revoke create alter drop"
-    b" import security reassign".split()
+    b"insert update delete merge copy show lock fetch move declare truncate analyze analyse vacuum"
+    b" reindex cluster checkpoint refresh comment grant revoke create import security"
+    b" reassign".split()
 )
 
-# Names that stand for state wherever they occur: a cheap search, a sure one, and the reason.
-# set_config(…, true) is the transaction's own affair. INSERT INTO temp means a table of that name,
-# INTO temp.x a schema. The view pg_settings has a rule by which an UPDATE of it is a SET.
+# Names that mean something wherever they occur: a cheap search, a sure one, and what they mean.
+# INSERT INTO temp means a table of that name, INTO temp.x a schema. The view pg_settings has a rule
+# by which an UPDATE of it is a SET.
 _TEMPORARY_NAME: Final = (
     rb"\bpg_temp(?:_[0-9]+)?\b|(?<![a-z_$\x80-\xff])(?<!insert )(?<!merge )"
     rb"into (?:local |global )?temp(?:orary)?\b(?! ?\.)"
 )
 _HAZARDS: Final = (
-    (b"set_config", rb'\bset_config\b(?!"? ?\([^()\[\]]*, ?true ?\))', "set_config"),
-    (b"advisory", rb"\bpg_(?:try_)?advisory_(?!xact_lock)", "advisory lock"),
-    (b"temp", _TEMPORARY_NAME, "temporary table"),
+    (b"advisory", rb"\bpg_(?:try_)?advisory_lock", _pinned("advisory lock")),
+    (b"advisory", rb"\bpg_advisory_unlock", _LOOKS),
+    (b"temp", _TEMPORARY_NAME, _pinned("temporary table")),
     (
         b"pg_settings",
         rb'\bupdate ?(?:only\b)?[ (]*(?:"?pg_catalog"? ?\. ?)?"?pg_settings\b',
-        "set_config",
+        _ANY_SETTING,
     ),
-    (b'u&"', rb'(?<![a-z_$\x80-\xff])u&"', "cannot judge"),
+    (b"pg_notify", rb"\bpg_notify\b", _NOTIFIES),
+    (
+        b"alter",
+        rb"^alter (?:role|user(?! mapping)|database)\b.*\b(?:set(?! tablespace\b)|reset)\b",
+        _DEFAULTS,
+    ),
+    (b'u&"', rb'(?<![a-z_$\x80-\xff])u&"', _CANNOT_JUDGE),
 )
 
 _WORD: Final = re.compile(rb"[a-z_][\w$\x80-\xff]*")
@@ -333,50 +372,62 @@ _EXPLAIN: Final = re.compile(
     rb"^explain ?(?:\((?! ?(?:\(|select\b|values\b|table\b|with\b))[^()]*\) ?)?"
     rb"(?:analy[sz]e )?(?:verbose )?"
 )
-_ASSIGNMENT: Final = re.compile(rf"set (?:(session|local) )?({_NAME}) ?(?:=|to\b) ?(.+)".encode())
-_RESET: Final = re.compile(rf"reset ({_NAME})".encode())
-_SHOW: Final = re.compile(rf"show ({_NAME})".encode())
-_CAST: Final = "(?: ?:: ?text)?"
-_SET_CONFIG: Final = re.compile(
-    rf'select (?:"?pg_catalog"? ?\. ?)?set_config ?\( ?e?\'{_CAST} ?,'
-    rf" ?(?:{_LITERAL_WORD}|\$[0-9]+){_CAST} ?, ?false ?\)".encode()
-)
-_SETTING: Final = re.compile(rb"[\w.$]+")
-_OURS: Final = "txproxy."
 
 
 def _judge_slowly(text: bytes, standard_conforming_strings: bool = True) -> Judgement:
     statements = _split(text, _CONFORMING if standard_conforming_strings else _ESCAPING)
     if statements is None:
-        return _CANNOT_JUDGE
+        return _searched("cannot judge", text)
     if not statements:
         return _EMPTY
     each = [_judge_one(statement) for statement in statements]
+    for judgement in each:
+        if judgement is _CANNOT_JUDGE:
+            return _searched("cannot judge", text)
     first = each[0]
     if len(each) == 1:
         return first
-    goes_on = first.kind in (COMMIT, ROLLBACK)
-    many = Judgement(MANY, rest=statements[0].end if goes_on else 0, first=first.kind)
-    for judgement in each:
-        if judgement is _CANNOT_JUDGE:
-            return judgement
-        # Among others a setting of ours goes to the server, for which it is one like any other.
-        many.pin = many.pin or judgement.pin or ("SET" if judgement.kind == OURS_SET else "")
-        many.begins = many.begins or judgement.begins
-        many.ends = many.ends or judgement.ends
-        many.savepoint = many.savepoint or judgement.savepoint
+    many = _together(MANY, each)
+    many.first = first.kind
+    many.rest = statements[0].end if first.kind in (COMMIT, ROLLBACK) else 0
+    many.listens = any(judgement.kind in (LISTEN, UNLISTEN) for judgement in each) or many.listens
     return many
+
+
+def _together(kind: int, parts: list[Judgement]) -> Judgement:
+    """What all of these mean; the first reason for a pin counts."""
+    whole = Judgement(kind)
+    settings: list[str] = []
+    databases: list[str] = []
+    for part in parts:
+        whole.pin = whole.pin or part.pin
+        whole.begins = whole.begins or part.begins
+        whole.ends = whole.ends or part.ends
+        whole.savepoint = whole.savepoint or part.savepoint
+        whole.local = whole.local or part.local
+        whole.looks = whole.looks or part.looks
+        whole.discards = whole.discards or part.discards
+        whole.listens = whole.listens or part.listens
+        whole.notifies = whole.notifies or part.notifies
+        whole.defaults = whole.defaults or part.defaults
+        settings.extend(part.settings)
+        databases.extend(part.databases)
+    whole.settings = tuple(dict.fromkeys(settings))
+    whole.databases = tuple(dict.fromkeys(databases))
+    return whole
 
 
 def _judge_one(statement: _Statement) -> Judgement:
     words = statement.words
     word = _first_word(words)
-    if word == b"explain":
-        # Without ANALYZE nothing is run, but a pin too many is soon undone.
-        explained = _EXPLAIN.sub(b"", words)
-        pin = _judge_words(_first_word(explained), explained, statement).pin
-        return _pinned(pin) if pin else _STATELESS
-    return _judge_words(word, words, statement)
+    if word != b"explain":
+        return _judge_words(word, words, statement)
+    # Without ANALYZE nothing is run, but a pin too many is soon undone.
+    explained = _EXPLAIN.sub(b"", words)
+    judgement = _judge_words(_first_word(explained), explained, statement)
+    if judgement is _STATELESS or judgement is _CANNOT_JUDGE:
+        return judgement
+    return _together(STATEMENT, [judgement])
 
 
 def _first_word(words: bytes) -> bytes:
@@ -387,25 +438,21 @@ def _first_word(words: bytes) -> bytes:
 def _judge_words(word: bytes, words: bytes, statement: _Statement) -> Judgement:
     if word == b"set":
         return _judge_set(words, statement)
-    judgement = _form(word, words)
-    if judgement is not None:
+    if word == b"reset" or word == b"show":
+        return _judge_reset_or_show(word, words)
+    if word == b"do" or word == b"call":
+        return _searched(word.upper().decode(), statement.text)
+    if word == b"deallocate" or word == b"listen" or word == b"unlisten":
+        return _judge_named(word, words, statement)
+    judgement = _form(word, words) or _by_first_word(word, words)
+    if judgement is _CANNOT_JUDGE or judgement.kind not in (STATEMENT, COPY):
         return judgement
-    if word == b"reset":
-        return _judge_reset(words)
-    if word == b"show":
-        return _judge_show(words)
-    known = _STATELESS_WORDS
-    if words.startswith(b"("):
-        word = _first_word(words.lstrip(b"( "))
-        known = _QUERIES
-    if word not in known:
-        return _pinned("unknown statement")
-    pin = _hazard(words)
-    if pin == "set_config":
-        return _judge_set_config(words, statement)
-    if word == b"copy":
-        return Judgement(COPY, pin) if pin else _COPY
-    return _pinned(pin) if pin else _STATELESS
+    found = _hazards(words, statement)
+    if _CANNOT_JUDGE in found:
+        return _CANNOT_JUDGE
+    if judgement is _STATELESS and len(found) == 1:
+        return found[0]
+    return _together(judgement.kind, [judgement, *found]) if found else judgement
 
 
 def _form(word: bytes, words: bytes) -> Judgement | None:
@@ -415,16 +462,43 @@ def _form(word: bytes, words: bytes) -> Judgement | None:
     return None
 
 
-def _hazard(words: bytes) -> str:
-    for search, hazard, pin in _HAZARDS:
-        if search in words and re.search(hazard, words):
-            return pin
-    return ""
+def _by_first_word(word: bytes, words: bytes) -> Judgement:
+    if word == b"copy":
+        return _COPY
+    if words.startswith(b"("):
+        known = _first_word(words.lstrip(b"( ")) in _QUERIES
+    else:
+        known = word in _STATELESS_WORDS
+    return _STATELESS if known else _pinned("unknown statement")
 
 
-def _names_temporary(statement: _Statement) -> bool:
-    """A search_path may name the schema in quotes; tables are then created there."""
-    return b"pg_temp" in statement.text.lower()
+def _hazards(words: bytes, statement: _Statement) -> list[Judgement]:
+    found = [
+        judgement
+        for search, hazard, judgement in _HAZARDS
+        if search in words and re.search(hazard, words)
+    ]
+    if _SET_CONFIG.search(words):
+        found.append(_judge_set_config(words, statement))
+    if b" database" in words:
+        databases = _databases(words, statement)
+        if databases:
+            found.append(Judgement(STATEMENT, databases=databases))
+    return found
+
+
+# Settings.
+
+_ASSIGNMENT: Final = re.compile(
+    rf'set ?(?:(session|local)(?: |(?=")))?({_NAME}) ?(?:(?:=|to\b) ?(.+)|from current)'.encode()
+)
+_RESET_OR_SHOW: Final = re.compile(rf"(?:reset|show) ?({_NAME})".encode())
+_SETTING: Final = re.compile(rb"[\w.$]+")
+_OURS: Final = "txproxy."
+_SET_CONFIG: Final = re.compile(rb'\bset_config\b"? ?')
+_CALLS_LIMIT: Final = 100  # more in one statement are not read: they may be nested
+_IN_PARENTHESES: Final = re.compile(rb"[()\[\],]")
+_CONFIG_NAME: Final = re.compile(rb" ?e?'(?: ?:: ?text)? ?")
 
 
 def _judge_set(words: bytes, statement: _Statement) -> Judgement:
@@ -435,47 +509,96 @@ def _judge_set(words: bytes, statement: _Statement) -> Judgement:
     else:
         setting = _setting(assignment[2])
         if setting.startswith(_OURS):
-            value = _value(assignment[3], statement.literal)
-            return Judgement(OURS_SET, setting=setting, value=value)
-        judgement = _STATELESS if assignment[1] == b"local" else _set_one(setting)
-    return _pinned("temporary table") if _names_temporary(statement) else judgement
+            value = _value(assignment[3], statement)
+            return Judgement(OURS_SET, setting=setting, value=value, settings=(setting,))
+        judgement = _LOCAL if assignment[1] == b"local" else _changes(setting)
+    if not _names_temporary(statement):
+        return judgement
+    both = _together(judgement.kind, [judgement, _pinned("temporary table")])
+    both.setting = judgement.setting
+    return both
 
 
-def _judge_reset(words: bytes) -> Judgement:
-    name = _RESET.fullmatch(words)
-    if name is None:
-        return _pinned("RESET")
-    setting = _setting(name[1])
+def _names_temporary(statement: _Statement) -> bool:
+    """A search_path may name the schema in quotes; tables are then created there."""
+    return b"pg_temp" in statement.text.lower()
+
+
+def _judge_reset_or_show(word: bytes, words: bytes) -> Judgement:
+    resets = word == b"reset"
+    found = _RESET_OR_SHOW.fullmatch(words)
+    setting = _setting(found[1]) if found and found[1] != b"all" else ""
     if setting.startswith(_OURS):
-        return Judgement(OURS_SET, setting=setting)
-    return _set_one(setting)
-
-
-def _judge_show(words: bytes) -> Judgement:
-    name = _SHOW.fullmatch(words)
-    setting = _setting(name[1]) if name else ""
-    return Judgement(OURS_SHOW, setting=setting) if setting.startswith(_OURS) else _STATELESS
-
-
-def _judge_set_config(words: bytes, statement: _Statement) -> Judgement:
-    name = _unquoted(statement.literal) if _SET_CONFIG.fullmatch(words) else b""
-    if not _SETTING.fullmatch(name):
-        return _pinned("set_config")
-    if _names_temporary(statement):
-        return _pinned("temporary table")
-    return Judgement(SET_ONE, "set_config", setting=_setting(name))
+        if resets:
+            return Judgement(OURS_SET, setting=setting, settings=(setting,))
+        return Judgement(OURS_SHOW, setting=setting)
+    if not resets:
+        return _STATELESS
+    return _changes(setting) if setting else _form(word, words) or _ANY_SETTING
 
 
 def _setting(name: bytes) -> str:
-    return name.translate(None, b' "').lower().decode()
+    """Of a setting that is named in SQL: each part is cut as any identifier is."""
+    parts = re.findall(rb'"[^"]*"|[\w$]+', name)
+    return b".".join(_cut(part.strip(b'"')) for part in parts).lower().decode()
 
 
-def _value(said: bytes, literal: bytes) -> str | None:
+def _value(said: bytes, statement: _Statement) -> str | None:
     if said == b"default":
         return None
     if said in {b"'", b"e'", b"u&'"}:
-        said = _unquoted(literal)
-    return said.strip(b'"').decode("utf-8", "replace")
+        said = _unquoted(statement.strings[0])
+    return (said or b"").strip(b'"').decode("utf-8", "replace")
+
+
+def _judge_set_config(words: bytes, statement: _Statement) -> Judgement:
+    settings: list[str] = []
+    local = False
+    for number, call in enumerate(_SET_CONFIG.finditer(words)):
+        arguments = _arguments(words, call.end()) if number < _CALLS_LIMIT else []
+        scope = arguments[2].strip() if len(arguments) == 3 else b""
+        local = local or scope != b"false"
+        if scope != b"true":
+            settings.extend(_config_name(words, call.end(), arguments, statement).settings)
+    judgement = Judgement(STATEMENT, settings=tuple(dict.fromkeys(settings)), local=local)
+    if len(judgement.settings) == 1 and judgement.settings[0] != _ANY:
+        judgement.setting = judgement.settings[0]
+    if _names_temporary(statement):
+        judgement.pin = "temporary table"
+        judgement.looks = True
+    return judgement
+
+
+def _arguments(words: bytes, position: int) -> list[bytes]:
+    """What is between the commas of a call whose ( is at `position`; empty if there is none."""
+    if words[position : position + 1] != b"(":
+        return []
+    found: list[bytes] = []
+    depth = 0
+    begun = position + 1
+    for edge in _IN_PARENTHESES.finditer(words, position):
+        letter = edge.group()
+        if letter == b"(" or letter == b"[":
+            depth += 1
+        elif letter == b",":
+            if depth == 1:
+                found.append(words[begun : edge.start()])
+                begun = edge.end()
+        else:
+            depth -= 1
+            if depth == 0:
+                return [*found, words[begun : edge.start()]]
+    return []
+
+
+def _config_name(
+    words: bytes, position: int, arguments: list[bytes], statement: _Statement
+) -> Judgement:
+    """What set_config() changes: `arguments` are those of the call whose ( is at `position`."""
+    if not arguments or not _CONFIG_NAME.fullmatch(arguments[0]):
+        return _ANY_SETTING
+    name = _unquoted(statement.strings[-words.count(b"'", position)])
+    return _changes(name.lower().decode()) if _SETTING.fullmatch(name) else _ANY_SETTING
 
 
 def _unquoted(literal: bytes) -> bytes:
@@ -484,6 +607,120 @@ def _unquoted(literal: bytes) -> bytes:
         delimiter = literal.index(b"$", 1) + 1
         return literal[delimiter:-delimiter]
     return literal[1:-1].replace(b"''", b"'")
+
+
+# Names of other things.
+
+_NAME_LIMIT: Final = 63  # bytes of an identifier; the server cuts longer ones
+_NAMED: Final = re.compile(
+    rf'(?:deallocate(?: prepare(?=[ "]))?|(?:un)?listen) ?(?:{_IDENTIFIER_WORD}|(\*))'.encode()
+)
+_KINDS: Final = {b"deallocate": DEALLOCATE, b"listen": LISTEN, b"unlisten": UNLISTEN}
+_MOVED_DATABASE: Final = re.compile(
+    rb"(?:drop database(?: if exists)?|alter database(?=.*\b(?:rename to|tablespace)\b)) ?"
+    + _IDENTIFIER_WORD.encode()
+)
+_CREATED_DATABASE: Final = re.compile(rf"create database ?{_IDENTIFIER_WORD}(?: ?with\b)?".encode())
+_DATABASE_OPTION: Final = re.compile(
+    rf" ?(?:connection limit|([\w$]+|\"[^\"]*\")) ?=? ?"
+    rf"(?:{_LITERAL_WORDS}|{_IDENTIFIER_WORD}|-? ?[0-9.]+)".encode()
+)
+
+
+def _judge_named(word: bytes, words: bytes, statement: _Statement) -> Judgement:
+    found = _NAMED.fullmatch(words)
+    if found is None:
+        return _CANNOT_JUDGE
+    kind = _KINDS[word]
+    every = found[1] == b"all" if kind == DEALLOCATE else bool(found[2])
+    name = b"*" if every else _identifier(words, found.start(1), found[1], statement)
+    if not name or (found[2] and kind != UNLISTEN):
+        return _CANNOT_JUDGE
+    looks = kind != LISTEN
+    return Judgement(kind, name=name, looks=looks, discards=every and kind == DEALLOCATE)
+
+
+def _identifier(words: bytes, position: int, said: bytes, statement: _Statement) -> bytes:
+    """What `said`, at `position`, names: the words of what is quoted may not tell."""
+    if said.startswith(b'"'):
+        said = statement.names[-(words.count(b'"', position) // 2)][1:-1].replace(b'""', b'"')
+    return _cut(said)
+
+
+def _cut(name: bytes) -> bytes:
+    if len(name) <= _NAME_LIMIT:
+        return name
+    end = _NAME_LIMIT
+    while end > 0 and name[end] & 0xC0 == 0x80:  # in the middle of a character of UTF-8
+        end -= 1
+    return name[:end]
+
+
+def _databases(words: bytes, statement: _Statement) -> tuple[str, ...]:
+    found = _MOVED_DATABASE.match(words)
+    if found:
+        return (_text(_identifier(words, found.start(1), found[1], statement)),)
+    found = _CREATED_DATABASE.match(words)
+    return (_text(_template(words, found.end(), statement)),) if found else ()
+
+
+def _template(words: bytes, position: int, statement: _Statement) -> bytes:
+    """What a CREATE DATABASE copies, whose options begin at `position`."""
+    option = _DATABASE_OPTION.match(words, position)
+    while option:
+        if option[1] in {b"template", b'"template"'}:
+            said = option[2]
+            if said and said != b"default":
+                return _identifier(words, option.start(2), said, statement)
+            quote = words.find(b"'", option.start(), option.end())
+            if quote >= 0:
+                return _unquoted(statement.strings[-words.count(b"'", quote)])
+        option = _DATABASE_OPTION.match(words, option.end())
+    return b"template1"
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+# What cannot be read as statements: code in a string, and what a lexer stumbles on.
+
+_SAID: Final = re.compile(
+    rb"\bset_config\s*\(\s*e?'+([\w.$]+)'"
+    rb'|\bset\s+(?:(?:session|local)\s+)?"?([a-z_][\w$]*(?:\s*\.\s*[a-z_][\w$]*)*)"?\s*(?::?=|to\b)'
+    rb"|\b(?:set_config|set|reset|discard)\b"
+)
+_SAID_DEFAULTS: Final = re.compile(rb"\balter\s+(?:role|user|database)\b")
+_SAID_LIMIT: Final = 50  # names of settings
+
+
+def _searched(pin: str, text: bytes) -> Judgement:
+    """What a text may do that is not understood: whatever it names, in quotes or not."""
+    low = text.lower()
+    settings: list[str] = []
+    for said in _SAID.finditer(low):
+        name = said[1] or said[2]
+        settings.extend(_changes(_setting(name)).settings if name else (_ANY,))
+    everything = pin == _CANNOT_JUDGE.pin
+    if everything and (settings or b'u&"' in low):
+        settings.append(_ANY)
+    names = tuple(dict.fromkeys(settings))
+    if len(names) > _SAID_LIMIT:
+        names = (*names[:_SAID_LIMIT], _ANY)
+    return Judgement(
+        STATEMENT,
+        pin,
+        begins=everything,
+        ends=everything,
+        savepoint=everything,
+        settings=names,
+        local=bool(names),
+        looks=True,
+        discards=b"all" in low and (b"deallocate" in low or b"discard" in low),
+        listens=b"listen" in low,
+        notifies=b"notify" in low,
+        defaults=_SAID_DEFAULTS.search(low) is not None,
+    )
 
 
 # The common case.
@@ -543,7 +780,7 @@ def _is_harmless(low: bytes, standard_conforming_strings: bool) -> bool:
     taken out; the first that is not simple is left, and tells.
     """
     said = low.decode("latin-1")  # searching a str takes a fifth of the time
-    if "set_config" in said or "advisory" in said or "pg_settings" in said:
+    if "set_config" in said or "advisory" in said or "pg_settings" in said or "pg_notify" in said:
         return False
     temporary = "temp" in said
     if (temporary and "pg_temp" in said) or (0x26 in low and 'u&"' in said):
