@@ -1,4 +1,4 @@
-"""`python -m tests.django_suite`, in the checkout: Django's own tests, directly and through the proxy.
+"""`python -m tests.django_suite`: Django's own tests, directly and then through the proxy.
 
 Both with the same settings, on a new PostgreSQL each; then what differs.
 
