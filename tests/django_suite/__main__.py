@@ -8,6 +8,7 @@ the tests could not be run.
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ LABELS: Final = (
     "transactions",
 )
 
+_NAMED: Final = re.compile(r"(?!DETAIL|HINT|CONTEXT|LINE)[\w.]+: ")
 _GOOD: Final = frozenset(("ok", "expected failure"))
 
 
@@ -148,8 +150,14 @@ def _tell(title: str, different: Sequence[dict[str, str]]) -> None:
     print(f"\n{title}: {len(different) or 'none'}")
     for each in different:
         print(f"  {each['test']}: {each['directly']} -> {each['proxied']}")
-        last = each["why"].strip().splitlines()[-1:]
-        print(*(f"      {line[:200]}" for line in last), sep="\n", end="\n" * bool(last))
+        if each["why"]:
+            print(f"      {_gist(each['why'])}")
+
+
+def _gist(why: str) -> str:
+    """The last line of a traceback that names an exception, without what libpq says below."""
+    said = [line for line in why.strip().splitlines() if _NAMED.match(line)]
+    return (said or [why.strip()])[-1][:200]
 
 
 if __name__ == "__main__":
