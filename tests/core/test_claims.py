@@ -41,6 +41,10 @@ def people(number: int, **settings: object) -> tuple[World, list[FakeClient], li
     return world, clients, backends
 
 
+def has_logged_in(client: FakeClient) -> bool:
+    return client.params is not None
+
+
 def commit(client: FakeClient, backend: FakeBackend) -> None:
     client.sends(query("COMMIT"))
     assert backend.got()[-1] == "Q COMMIT"
@@ -148,7 +152,7 @@ def test_logins_behind_it_ask_the_server_again() -> None:
     lent.close("gone with its database")
     new = world.new_client()
     new.session.login()
-    assert new.params is None
+    assert not has_logged_in(new)
     world.params["TimeZone"] = "Asia/Tokyo"
     world.connects()
     assert new.params is not None
@@ -173,7 +177,7 @@ def test_new_defaults_reach_new_sessions() -> None:
     world.params["TimeZone"] = "Asia/Tokyo"
     new = world.new_client()
     new.session.login()
-    assert new.params is None
+    assert not has_logged_in(new)
     world.connects()
     assert new.params is not None
     assert new.params["TimeZone"] == "Asia/Tokyo"
