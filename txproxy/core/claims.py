@@ -14,6 +14,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from txproxy.core.backend import Backend
     from txproxy.core.exchange import Exchange
+    from txproxy.core.session import Session
+    from txproxy.wire.sql import Judgement
+
+
+def note(session: "Session", judged: "Judgement", exchange: "Exchange") -> None:
+    """A statement is about to be sent that claims databases, or changes what sessions begin with:
+    then those that begin once it is committed must see it.
+    """
+    backend = session.backend
+    if backend is None:
+        return
+    claim = Claim(backend, exchange)
+    if judged.databases:
+        session.outside.claimed(session.pool, judged.databases, claim)
+    if judged.defaults:
+        session.defaults_due = claim
 
 
 class Claim:

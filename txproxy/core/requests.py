@@ -8,8 +8,7 @@ it: then its head decides, and a statement of it cannot be judged.
 
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import begin
-from txproxy.core.claims import Claim
+from txproxy.core import begin, claims
 from txproxy.core.settings import FOLLOWED
 from txproxy.core.transaction import BEGUN, FAILED, NONE
 from txproxy.wire import encode, sql
@@ -183,6 +182,8 @@ def _violation(session: "Session", problem: str) -> int:
 
 def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text: bytes) -> None:
     """What a statement means for the transaction and for the session's state."""
+    if judged.databases or judged.defaults:
+        claims.note(session, judged, exchange)
     if judged.begins:
         _begins(session, exchange)
         if session.answers.state == NONE:
@@ -201,11 +202,6 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text:
             session.pin_for(judged.pin)
     if judged.pin == "LOAD" and session.backend is not None:
         session.backend.dirty = "LOAD"
-    if judged.databases and session.backend is not None:
-        claim = Claim(session.backend, exchange)
-        session.outside.claimed(session.pool, judged.databases, claim)
-    if judged.defaults and session.backend is not None:
-        session.defaults_due = Claim(session.backend, exchange)
 
 
 def _begins(session: "Session", exchange: "Exchange") -> None:
