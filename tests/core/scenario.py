@@ -12,6 +12,7 @@ from txproxy.config import PoolSettings, SessionSettings, TcpSettings, TlsSettin
 from txproxy.core import endings
 from txproxy.core.answers import Ours
 from txproxy.core.backend import Backend
+from txproxy.core.claims import Claim
 from txproxy.core.limits import Group
 from txproxy.core.pool import Pool
 from txproxy.core.ports import Endpoint
@@ -408,6 +409,14 @@ class World:
     def connect(self, pool: Pool) -> None:
         assert pool is self.pool
         self.wanted_connections += 1
+
+    def claimed(self, pool: Pool, names: tuple[str, ...], claim: Claim) -> None:
+        """Its own database is the only one."""
+        if pool.settings.dbname in names:
+            pool.claimed(claim)
+
+    def defaults_changed(self, pool: Pool) -> None:
+        pool.defaults_changed()
 
     def event(self, name: str, fields: dict[str, object]) -> None:
         self.events.append((name, fields))

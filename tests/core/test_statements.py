@@ -298,7 +298,9 @@ def test_on_the_same_backend_somebody_elses_has_taken_its_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "ends", [query("SELECT 1"), close() + SYNC, parse("SELECT nothing()") + SYNC], ids=["Query", "Close", "no"]
+    "ends",
+    [query("SELECT 1"), close() + SYNC, parse("SELECT nothing()") + SYNC],
+    ids=["Query", "Close", "no"],
 )
 def test_what_ends_the_unnamed_statement(ends: bytes) -> None:
     _, client, backend = scene()

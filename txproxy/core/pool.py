@@ -32,6 +32,7 @@ from txproxy.core.stats import Stats
 from txproxy.core.upkeep import Upkeep
 
 if TYPE_CHECKING:
+    from txproxy.core.claims import Claim
     from txproxy.core.handshake import Credentials
     from txproxy.core.session import Session
 
@@ -83,6 +84,7 @@ class Pool:
         self._upkeep_at = 0.0
         self._handing_out = False
         self._wanting = False
+        self._claim: Claim | None = None
         database.pools.add(self)
         user.pools.add(self)
         self.watched = self._is_watched()
@@ -197,7 +199,14 @@ class Pool:
             return "max_db_connections"
         if 0 < self.user.limit < self.user.connections:
             return "max_user_connections"
+        if self._is_claimed() and not self.waiters:
+            return "a statement needs its database without connections"
         return ""
+
+    def _is_claimed(self) -> bool:
+        if self._claim is not None and not self._claim.holds:
+            self._claim = None
+        return self._claim is not None
 
     def _better_elsewhere(self) -> str:
         """Which pool has a better right to the place of a backend that comes back; "" if none."""
@@ -408,6 +417,23 @@ class Pool:
             backend.close("RECONNECT")
         self.want()
 
+    def claimed(self, claim: "Claim") -> int:
+        """Its database is to have no connections while the claim holds: idle ones are closed now,
+        others when they come back, unless somebody waits. Returns how many were closed.
+        """
+        self._claim = claim
+        self.watched = True
+        self._base_of = -1  # it may be another one afterwards, or none
+        self._accepted.clear()
+        closed = len(self.idle)
+        self._trim()
+        return closed - len(self.idle)
+
+    def defaults_changed(self) -> None:
+        """ALTER ROLE or ALTER DATABASE … SET: new backends begin with something else."""
+        self._accepted.clear()
+        self.reconnect()
+
     def _attempts_are_outdated(self) -> None:
         self.epoch += 1
         self._outdated = self.connecting
@@ -436,6 +462,8 @@ class Pool:
 
     def _fill(self) -> None:
         """min_pool_size; it takes no place from anybody."""
+        if self._is_claimed():
+            return
         while self.count < self.settings.min_pool_size and self._may_begin():
             if self.database.is_full() or self.user.is_full():
                 break

@@ -8,7 +8,7 @@ it: then its head decides, and a statement of it cannot be judged.
 
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import begin, state, statements
+from txproxy.core import begin, claims, state, statements
 from txproxy.core.answers import REFUSED
 from txproxy.core.transaction import BEGUN, FAILED, NONE
 from txproxy.wire import encode, sql
@@ -209,6 +209,8 @@ def _violation(session: "Session", problem: str) -> int:
 
 def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text: bytes) -> None:
     """What a statement means for the transaction and for the session's state."""
+    if judged.databases or judged.defaults:
+        claims.note(session, judged, exchange)
     if judged.begins:
         _begins(session, exchange)
         if session.answers.state == NONE:

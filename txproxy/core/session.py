@@ -42,6 +42,7 @@ from txproxy.wire.scan import Tail
 
 if TYPE_CHECKING:
     from txproxy.core.backend import Backend
+    from txproxy.core.claims import Claim
     from txproxy.core.pool import Pool
 
 _LEAST: Final = client_least()
@@ -82,6 +83,7 @@ class Session:
         "client",
         "client_full",
         "connected_at",
+        "defaults_due",
         "ended",
         "epoch",
         "flushed_at",
@@ -149,6 +151,7 @@ class Session:
         self.wanted = wanted
         self.settled = wanted
         self.start = wanted
+        self.defaults_due: Claim | None = None  # what new sessions begin with is being changed
         self.restore_due = False  # it may have reset what it asked for at the start
         self.told: dict[str, str] = {}
         self.pin = ""
@@ -530,6 +533,9 @@ class Session:
             answers.state = transaction.after(answers.state, transaction.READY_IDLE)
         self.settled = self.wanted
         self.transaction_expired = False
+        if self.defaults_due is not None and not self.defaults_due.holds:
+            self.defaults_due = None
+            self.outside.defaults_changed(self.pool)
         if self.backend is not None and self.backend.fifo.begins:
             answers.state = BEGUN
 

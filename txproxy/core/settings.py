@@ -43,6 +43,7 @@ class Settings:
     def __init__(self, items: tuple[tuple[str, str], ...]) -> None:
         self.items = items
         self.by_name: dict[str, str] = dict(items)
+        self.parsing = self.without("application_name")  # what a statement's meaning depends on
 
     def __repr__(self) -> str:
         return f"<Settings {self.by_name}>"
