@@ -102,7 +102,7 @@ def _client(session: "Session", state: str, view: View) -> Row:
         _peer_pid(session.address),
         session.client.endpoint.tls,
         session.told.get("application_name", ""),
-        0,
+        len(session.names.by_name),
         session.id,
     )
 
