@@ -72,6 +72,7 @@ SESSION_SETTINGS: Final = SessionSettings(
     transaction_timeout=0.0,
     query_wait_timeout=0.0,
     client_idle_timeout=0.0,
+    pin_timeout=0.0,
     deferred_begin=False,
 )
 """Without deferred BEGIN, so that a BEGIN in a story is a statement like any other; test_begin.py
@@ -183,6 +184,19 @@ def notification(channel: str) -> bytes:
 def selected(value: str, status: str = "I") -> bytes:
     """The whole answer to a SELECT of one row by Query."""
     return COLUMNS + row(value) + done("SELECT 1") + ready(status)
+
+
+def kept(*found: tuple[str, str, str | None]) -> bytes:
+    """The whole answer to the proxy's question what a session keeps: what, name, value."""
+    rows = []
+    for found_row in found:
+        values = [None if each is None else each.encode() for each in found_row]
+        body = b"".join(
+            b"\xff\xff\xff\xff" if each is None else len(each).to_bytes(4, "big") + each
+            for each in values
+        )
+        rows.append(message(b"D", len(values).to_bytes(2, "big") + body))
+    return COLUMNS + b"".join(rows) + done(f"SELECT {len(rows)}") + ready()
 
 
 # Bytes as short texts.
@@ -472,8 +486,8 @@ class World:
         while limit and pool.waiters and self.now - pool.waiters[0].queued_at > limit:
             endings.wait_is_over(pool.waiters.popleft())
         pool.look(self.now)
-        if self.settings.client_idle_timeout:
-            for session in list(pool.sessions):
+        for session in list(pool.sessions):
+            if session.pin or self.settings.client_idle_timeout:
                 endings.look_if_idle(session, self.now)
 
     def passes(self, seconds: float) -> None:

@@ -483,6 +483,7 @@ def _inside(connection: psycopg.Connection[Any]) -> dict[str, str]:
            UNION ALL SELECT 'session_user', session_user
            UNION ALL SELECT 'channel', pg_listening_channels()
            UNION ALL SELECT 'prepared', name FROM pg_prepared_statements
+               WHERE from_sql OR name !~ '^txproxy_'
            UNION ALL SELECT 'cursor', name FROM pg_cursors WHERE name <> ''
            UNION ALL SELECT 'advisory lock', objid::text FROM pg_locks
                WHERE locktype = 'advisory' AND pid = pg_backend_pid()"""

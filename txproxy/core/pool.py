@@ -27,6 +27,7 @@ from txproxy.core.backend import Backend
 from txproxy.core.limits import BackOff, Group
 from txproxy.core.ports import PoolPort
 from txproxy.core.settings import NO_SETTINGS, Settings
+from txproxy.core.statements import Texts
 from txproxy.core.stats import Stats
 from txproxy.core.upkeep import Upkeep
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _ACCEPTED_LIMIT: Final = 1000
 _FAILURE_COUNTS: Final = 30.0  # seconds
+_LOOKED_AT: Final = 8  # idle backends, for one that has a session's settings
 _TRUSTED: Final = 1.0  # seconds that an idle backend is taken to be alive
 _UPKEEP_EVERY: Final = 1.0  # seconds
 _DEFAULTS_CHANGED: Final = "what sessions begin with has changed"
@@ -48,6 +50,7 @@ class Pool:
 
     credentials   to log in with; set by the server
     epoch         grows when earlier attempts and backends lead to the wrong place (RECONNECT)
+    base_of       the epoch of the backends that there are
     watched       a backend that comes back may not stay, or not at the end: see `_stays`
     starved       it is among those that starve in one of its groups
     """
@@ -70,8 +73,9 @@ class Pool:
         self.epoch = 0
         self.starved = False
         self.stats = Stats()
+        self.texts = Texts()
         self.base: dict[str, str] = {}  # what a fresh backend reports, by lower-case name
-        self._base_of = -1  # the epoch
+        self.base_of = -1
         self._accepted: OrderedDict[tuple[tuple[str, str], ...], dict[str, str]] = OrderedDict()
         self._shared: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
         self._back_off = BackOff()
@@ -125,9 +129,14 @@ class Pool:
     # Lending.
 
     def request(self, session: "Session") -> Backend | None:
-        """An idle backend, the last used first; None: the session was queued."""
+        """An idle backend, the last used first, but rather one that has the session's settings;
+        None: the session was queued.
+        """
         while self.idle and not self.waiters:
-            backend = self.idle.pop()
+            if self.idle[-1].applied is session.wanted:
+                backend = self.idle.pop()
+            else:
+                backend = self.idle.pop(self._best_for(session.wanted))
             if self.outside.now - backend.idle_since < _TRUSTED or not backend.port.is_stale():
                 self.stats.assignments += 1
                 return backend
@@ -138,6 +147,14 @@ class Pool:
         if not self.starved:
             self.want()
         return None
+
+    def _best_for(self, wanted: Settings) -> int:
+        """Which of the idle backends last used has these settings; the last, if none has."""
+        last = len(self.idle) - 1
+        for i in range(last - 1, max(last - _LOOKED_AT, -1), -1):
+            if self.idle[i].applied is wanted:
+                return i
+        return last
 
     def take_back(self, backend: Backend) -> None:
         """A clean backend: to the session that has waited longest, else to the idle ones."""
@@ -306,8 +323,8 @@ class Pool:
         if self._is_outdated(epoch):
             backend.close("outdated")
             return
-        if self._base_of != self.epoch:
-            self._base_of = self.epoch
+        if self.base_of != self.epoch:
+            self.base_of = self.epoch
             self.base = {name.lower(): value for name, value in backend.params.items()}
             self._accepted.clear()
             self.accept(NO_SETTINGS, backend.params)
