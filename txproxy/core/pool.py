@@ -41,6 +41,7 @@ _FAILURE_COUNTS: Final = 30.0  # seconds
 _LOOKED_AT: Final = 8  # idle backends, for one that has a session's settings
 _TRUSTED: Final = 1.0  # seconds that an idle backend is taken to be alive
 _UPKEEP_EVERY: Final = 1.0  # seconds
+_DEFAULTS_CHANGED: Final = "what sessions begin with has changed"
 _CLOSED: Final = {"C": "08006", "M": "the server closed the connection"}
 
 
@@ -430,9 +431,16 @@ class Pool:
         return closed - len(self.idle)
 
     def defaults_changed(self) -> None:
-        """ALTER ROLE or ALTER DATABASE … SET: new backends begin with something else."""
+        """ALTER ROLE or ALTER DATABASE … SET: new backends begin with something else, so those that
+        there are get replaced, each as soon as nobody needs it.
+        """
         self._accepted.clear()
-        self.reconnect()
+        self._attempts_are_outdated()
+        for backend in self.backends:
+            backend.retiring = _DEFAULTS_CHANGED
+        for backend in list(self.idle):
+            backend.close(_DEFAULTS_CHANGED)
+        self.want()
 
     def _attempts_are_outdated(self) -> None:
         self.epoch += 1
