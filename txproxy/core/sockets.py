@@ -149,7 +149,7 @@ def _server(backend: "Backend", state: str, view: View) -> Row:
         backend.port.pid,
         backend.port.endpoint.tls,
         session.told.get("application_name", "") if session is not None else "",
-        0,
+        len(backend.prepared.by_name),
         backend.id,
     )
 
