@@ -6,9 +6,15 @@ VENV := .venv
 COMPILED := .venv-compiled
 BIN := $(VENV)/bin
 
+# of `make django-suite`: labels of Django's runtests.py, or --all
+LABELS :=
+PARALLEL := 2
+DRIVER := psycopg
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check fix bench bench-idle bench-latency bench-memory compiled clean
+.PHONY: help demo test check fix bench bench-idle bench-latency bench-memory compiled \
+	django-suite clean
 
 help:
 	@echo "make demo      see the proxy at work, in front of a PostgreSQL of its own"
@@ -17,6 +23,7 @@ help:
 	@echo "make fix       what of that can be put right by machine"
 	@echo "make bench     the throughput benchmark (bench-idle, bench-latency, bench-memory: the others)"
 	@echo "make compiled  build the compiled wheel and test it, in $(COMPILED)"
+	@echo "make django-suite  Django's own tests through the proxy, next to a direct connection"
 	@echo "make clean     remove what the above have made"
 
 demo: $(VENV)/.demo
@@ -35,6 +42,9 @@ fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+django-suite: $(VENV)/.test
+	$(BIN)/python -m tests.django_suite --driver $(DRIVER) --parallel $(PARALLEL) $(LABELS)
+
 bench: $(VENV)/.demo
 	$(BIN)/python benchmarks/throughput.py
 
@@ -49,7 +59,7 @@ bench-memory: $(VENV)/.demo
 
 clean:
 	rm -rf $(VENV) $(COMPILED) build txproxy.egg-info .mypy_cache .ruff_cache .pytest_cache
-	rm -rf .import_linter_cache .hypothesis
+	rm -rf .import_linter_cache .hypothesis .django-suite
 
 # A stamp says that an extra is installed as pyproject.toml now states it.
 

@@ -118,6 +118,7 @@ VALUES: Final[Mapping[str, tuple[str, object]]] = {
     "transaction_timeout": ('"250ms"', 0.25),
     "query_wait_timeout": ("7", 7.0),
     "client_idle_timeout": ('"2min"', 120.0),
+    "pin_timeout": ('"3min"', 180.0),
     "client_login_timeout": ('"5s"', 5.0),
     "server_connect_timeout": ('"6s"', 6.0),
     "server_login_retry": ('"7s"', 7.0),

@@ -86,6 +86,7 @@ DEFAULTS: Mapping[str, object] = {
     "transaction_timeout": 0.0,
     "query_wait_timeout": 120.0,
     "client_idle_timeout": 0.0,
+    "pin_timeout": 0.0,
     "client_login_timeout": 60.0,
     "server_connect_timeout": 15.0,
     "server_login_retry": 2.0,

@@ -77,6 +77,7 @@ a client may set up to 5min for itself
   a statement             no limit
   a transaction           no limit
   a silent client         no limit
+  a pinned client         no limit
 
 any other database
   goes to                 /run/postgresql:5432, database of the name that the client gives, \
@@ -89,6 +90,7 @@ a client may only shorten that
   a statement             at most 250ms
   a transaction           no limit
   a silent client         no limit
+  a pinned client         no limit
 
 user ann, in every database
   pool_size               3 connections
@@ -188,6 +190,7 @@ a client may only shorten that
   a statement             no limit
   a transaction           no limit
   a silent client         no limit
+  a pinned client         no limit
 
 database auth
   goes to                 10.0.0.1:5432, 10.0.0.2:5432 (the first that answers), database auth, \
@@ -202,6 +205,7 @@ a client may only shorten that
   a statement             no limit
   a transaction           no limit
   a silent client         no limit
+  a pinned client         no limit
 
 user asker, in every database
   password                a plain password

@@ -12,6 +12,7 @@ from txproxy.config import PoolSettings, SessionSettings, TcpSettings, TlsSettin
 from txproxy.core import endings
 from txproxy.core.answers import Ours
 from txproxy.core.backend import Backend
+from txproxy.core.claims import Claim
 from txproxy.core.limits import Group
 from txproxy.core.listener import Listener
 from txproxy.core.pool import Pool
@@ -72,6 +73,7 @@ SESSION_SETTINGS: Final = SessionSettings(
     transaction_timeout=0.0,
     query_wait_timeout=0.0,
     client_idle_timeout=0.0,
+    pin_timeout=0.0,
     deferred_begin=False,
 )
 """Without deferred BEGIN, so that a BEGIN in a story is a statement like any other; test_begin.py
@@ -183,6 +185,19 @@ def notification(channel: str, payload: str = "", pid: int = 1) -> bytes:
 def selected(value: str, status: str = "I") -> bytes:
     """The whole answer to a SELECT of one row by Query."""
     return COLUMNS + row(value) + done("SELECT 1") + ready(status)
+
+
+def kept(*found: tuple[str, str, str | None]) -> bytes:
+    """The whole answer to the proxy's question what a session keeps: what, name, value."""
+    rows = []
+    for found_row in found:
+        values = [None if each is None else each.encode() for each in found_row]
+        body = b"".join(
+            b"\xff\xff\xff\xff" if each is None else len(each).to_bytes(4, "big") + each
+            for each in values
+        )
+        rows.append(message(b"D", len(values).to_bytes(2, "big") + body))
+    return COLUMNS + b"".join(rows) + done(f"SELECT {len(rows)}") + ready()
 
 
 # Bytes as short texts.
@@ -403,6 +418,14 @@ class World:
         assert not self.wants_listening
         self.wants_listening = True
 
+    def claimed(self, pool: Pool, names: tuple[str, ...], claim: Claim) -> None:
+        """Its own database is the only one."""
+        if pool.settings.dbname in names:
+            pool.claimed(claim)
+
+    def defaults_changed(self, pool: Pool) -> None:
+        pool.defaults_changed()
+
     def event(self, name: str, fields: dict[str, object]) -> None:
         self.events.append((name, fields))
 
@@ -487,8 +510,8 @@ class World:
             endings.wait_is_over(pool.waiters.popleft())
         pool.look(self.now)
         pool.listener.look(self.now)
-        if self.settings.client_idle_timeout:
-            for session in list(pool.sessions):
+        for session in list(pool.sessions):
+            if session.pin or self.settings.client_idle_timeout:
                 endings.look_if_idle(session, self.now)
 
     def passes(self, seconds: float) -> None:

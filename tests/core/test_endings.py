@@ -24,6 +24,7 @@ from tests.core.scenario import (
     error,
     execute,
     fail,
+    kept,
     notice,
     parameter,
     parse,
@@ -200,8 +201,8 @@ def test_the_reaped_backend_serves_whoever_waits() -> None:
 def test_a_pinned_client_is_reaped_and_keeps_its_backend() -> None:
     world, client, backend = scene()
     begin(client, backend)
-    client.sends(query("SELECT pg_advisory_lock(1)"))
-    backend.says(done("SELECT 1"), ready("T"))
+    client.sends(query("LOAD 'lib'"))
+    backend.says(done("LOAD"), ready("T"))
     client.got()
     backend.got()
     reap(world, client, backend)
@@ -214,8 +215,8 @@ def test_a_pinned_client_is_reaped_and_keeps_its_backend() -> None:
 def test_a_pinned_client_that_speaks_before_the_rollback_is_over_waits_for_it() -> None:
     world, client, backend = scene()
     begin(client, backend)
-    client.sends(query("SELECT pg_advisory_lock(1)"))
-    backend.says(done("SELECT 1"), ready("T"))
+    client.sends(query("LOAD 'lib'"))
+    backend.says(done("LOAD"), ready("T"))
     client.got()
     backend.got()
     world.sleeps(11)
@@ -314,7 +315,7 @@ def test_an_unsynced_prepare_outside_a_transaction_is_ended_and_nobody_is_harmed
     assert client.got() == []
     assert world.pool.stats.reaped == 0
     client.sends(SYNC)
-    backend.says(PARSED, ready(), ready())
+    backend.says(ready())
     assert client.got() == ["Z I"]
 
 
@@ -325,8 +326,8 @@ def test_the_prepared_statement_is_there_when_its_client_goes_on() -> None:
     backend.got()
     backend.says(ready())
     client.sends(bind(), execute(), SYNC)
-    assert backend.got() == ["P :SELECT 'x'", "S", "B :", "E", "S"]
-    backend.says(PARSED, ready(), BOUND, row("x"), done("SELECT 1"), ready())
+    assert backend.got() == ["B :", "E", "S"]
+    backend.says(BOUND, row("x"), done("SELECT 1"), ready())
     assert client.got() == ["2", "D x", "C SELECT 1", "Z I"]
     assert backend.is_idle()
 
@@ -538,13 +539,49 @@ def test_time_in_a_transaction_does_not_count_for_client_idle_timeout() -> None:
 
 def test_client_idle_timeout_closes_a_pinned_client_and_resets_its_backend() -> None:
     world, client, backend = scene(client_idle_timeout=60.0)
-    client.sends(query("SELECT pg_advisory_lock(1)"))
-    backend.says(done("SELECT 1"), ready())
+    client.sends(query("CREATE TEMP TABLE t ()"))
+    backend.says(done("CREATE TABLE"), ready())
+    backend.says(kept(("temporary table", "", "")))
     backend.got()
     client.got()
     world.passes(61)
     assert client.got() == ["E FATAL 57P05"]
     assert backend.got() == ["Q RESET ROLE", "Q DISCARD ALL"]
+
+
+def test_pin_timeout_closes_a_pinned_client_and_says_why() -> None:
+    world, client, backend = scene(pin_timeout=60.0)
+    free = world.client()
+    client.sends(query("SELECT pg_advisory_lock(1)"))
+    backend.says(selected(""))
+    backend.says(kept(("advisory lock", "", "")))
+    backend.got()
+    client.got()
+    world.passes(59)
+    assert client.got() == []
+    world.passes(2)
+    assert client.got() == ["E FATAL 57P05"]
+    assert "(advisory lock)" in client.error["M"]
+    assert free.got() == []
+    assert not free.finished
+    assert [line["pin"] for line in world.said("pin_timeout")] == ["advisory lock"]
+    assert world.pool.stats.pin_timeouts == 1
+
+
+@pytest.mark.parametrize("kind", ["in a transaction", "released", "session mode"])
+def test_pin_timeout_leaves_others_alone(kind: str) -> None:
+    mode = "session" if kind == "session mode" else "transaction"
+    world, client, backend = scene(pin_timeout=60.0, pool_mode=mode, idle_transaction_timeout=0.0)
+    if kind == "in a transaction":
+        begin(client, backend)
+    client.sends(query("CREATE TEMP TABLE t ()"))
+    backend.says(done("CREATE TABLE"), ready("T" if kind == "in a transaction" else "I"))
+    if kind == "released":
+        backend.says(kept())
+    client.got()
+    world.passes(100)
+    assert client.got() == []
+    assert not client.finished
 
 
 def test_client_idle_timeout_closes_who_was_reaped() -> None:
@@ -812,14 +849,14 @@ def test_lost_while_half_a_message_was_forwarded_the_other_half_is_dropped() -> 
 @pytest.mark.parametrize("running", [False, True])
 def test_lost_with_state_of_the_session_on_it_is_fatal(running: bool) -> None:
     _, client, backend = scene()
-    client.sends(query("SELECT pg_advisory_lock(1)"))
-    backend.says(done("SELECT 1"), ready())
+    client.sends(query("LOAD 'lib'"))
+    backend.says(done("LOAD"), ready())
     client.got()
     if running:
         client.sends(query("SELECT 1"))
     backend.dies()
     assert client.got() == ["E FATAL 08006"]
-    assert client.error["H"] == "The session had state of its own on that backend (advisory lock)."
+    assert client.error["H"] == "The session had state of its own on that backend (LOAD)."
     assert client.finished
 
 

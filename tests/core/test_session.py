@@ -26,6 +26,7 @@ from tests.core.scenario import (
     error,
     execute,
     fail,
+    kept,
     notice,
     notification,
     parameter,
@@ -373,29 +374,15 @@ def test_an_idle_backend_may_speak_and_stays_idle_once(message: bytes) -> None:
     assert backend.got() == ["Q SELECT 1"]
 
 
-def test_a_notification_reaches_a_client_that_listens_and_sleeps() -> None:
-    _, client, backend = scene()
-    client.sends(query("SELECT pg_advisory_lock(1)"))
-    backend.says(done("SELECT 1"), ready())
-    client.got()
-    backend.says(notification("jobs"))
-    assert client.got() == ["A jobs"]
-    assert not backend.is_idle()
-
-
 # Pins.
 
 PINS = [
     ("CREATE TEMP TABLE t (x int)", "temporary table"),
     ("PREPARE p AS SELECT 1", "PREPARE"),
-    ("SET ROLE bob", "SET ROLE"),
-    ("SET work_mem = '1GB'", "SET"),
-    ("RESET ALL", "RESET ALL"),
     ("SELECT pg_advisory_lock(1)", "advisory lock"),
-    ("SELECT set_config('work_mem', '1GB', false)", "set_config"),
     ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", "WITH HOLD"),
     ("DO $$BEGIN END$$", "DO"),
-    ("DISCARD ALL", "DISCARD"),
+    ("CALL p()", "CALL"),
     ("FROBNICATE", "unknown statement"),
     ("CREATE FUNCTION f() BEGIN ATOMIC END", "cannot judge"),
 ]
@@ -412,6 +399,7 @@ def test_a_statement_that_makes_state_keeps_the_backend(
     assert client.session.pin == reason
     assert client.session.backend is backend.backend
     client.leaves()
+    backend.says(kept())
     assert not backend.is_idle()
     assert backend.got()[-2:] == ["Q RESET ROLE", "Q DISCARD ALL"]
     backend.says(done("RESET"), ready(), done("DISCARD ALL"))
@@ -421,14 +409,11 @@ def test_a_statement_that_makes_state_keeps_the_backend(
     assert backend.backend.dirty == ""
 
 
-@pytest.mark.parametrize(
-    "messages", [parse("SELECT 1", "s1") + SYNC, FUNCTION_CALL], ids=["named", "FunctionCall"]
-)
-def test_messages_that_make_state_keep_the_backend(messages: bytes) -> None:
+def test_a_function_call_keeps_the_backend() -> None:
     _, client, backend = scene()
-    client.sends(messages)
-    backend.says(PARSED if messages[0] == 0x50 else b"V\0\0\0\x08\xff\xff\xff\xff", ready())
-    assert client.session.pin in {"prepared statement", "FunctionCall"}
+    client.sends(FUNCTION_CALL)
+    backend.says(b"V\0\0\0\x08\xff\xff\xff\xff", ready())
+    assert client.session.pin == "FunctionCall"
     assert not backend.is_idle()
 
 
@@ -443,8 +428,9 @@ def test_after_load_a_backend_is_nobody_elses() -> None:
 
 def test_a_pinned_client_that_leaves_in_a_transaction_is_rolled_back_and_then_reset() -> None:
     _, client, backend = scene()
-    client.sends(query("SET work_mem = '1GB'"))
-    backend.says(done("SET"), ready())
+    client.sends(query("CREATE TEMP TABLE t ()"))
+    backend.says(done("CREATE TABLE"), ready())
+    backend.says(kept(("temporary table", "", "")))
     client.got()
     backend.got()
     begin(client, backend)
@@ -457,8 +443,9 @@ def test_a_pinned_client_that_leaves_in_a_transaction_is_rolled_back_and_then_re
 def test_nobody_waiting_gets_a_backend_before_it_is_reset() -> None:
     world, client, backend = scene(pool_size=1)
     other = world.client()
-    client.sends(query("SET work_mem = '1GB'"))
-    backend.says(done("SET"), ready())
+    client.sends(query("CREATE TEMP TABLE t ()"))
+    backend.says(done("CREATE TABLE"), ready())
+    backend.says(kept(("temporary table", "", "")))
     other.sends(query("SELECT 2"))
     client.leaves()
     backend.got()
@@ -476,13 +463,13 @@ def test_session_mode_keeps_the_backend_from_the_first_statement() -> None:
     assert client.session.backend is backend.backend
 
 
-@pytest.mark.parametrize(("conforming", "pin"), [("on", "SET"), ("off", "")])
+@pytest.mark.parametrize(("conforming", "pin"), [("on", "LOAD"), ("off", "")])
 def test_strings_are_read_as_the_server_reports_at_login(conforming: str, pin: str) -> None:
-    """Off in its configuration: a backslash quotes the quote, and the SET is in the string."""
+    """Off in its configuration: a backslash quotes the quote, and the LOAD is in the string."""
     world = World()
     world.params["standard_conforming_strings"] = conforming
     client = world.client()
-    client.sends(query(r"SELECT 'it\'; SET work_mem = 1 --'"))
+    client.sends(query(r"SELECT 'it\'; LOAD 'lib' --'"))
     assert client.session.pin == pin
 
 
@@ -503,19 +490,6 @@ def test_an_encoding_whose_texts_we_cannot_read_pins_from_the_start(encoding: st
 
 
 # The unnamed statement.
-
-
-@pytest.mark.parametrize("message", [bind(), describe()], ids=["bind", "describe"])
-def test_an_unnamed_statement_of_an_earlier_unit_is_not_another_clients(message: bytes) -> None:
-    _, client, backend = scene()
-    client.sends(parse("SELECT 1"), SYNC)
-    backend.says(PARSED, ready())
-    backend.got()
-    client.got()
-    client.sends(message, execute(), SYNC)
-    assert backend.got() == ["D S:(unnamed: not parsed in this unit)", "E", "S"]
-    backend.says(error("26000"), ready())
-    assert client.got() == ["E ERROR 26000", "Z I"]
 
 
 def test_a_portal_and_a_named_statement_are_left_as_they_are() -> None:
@@ -850,7 +824,7 @@ def test_a_session_says_what_it_is() -> None:
     assert repr(client.session) == "<Session app/ann NONE none>"
     begin(client, backend)
     assert repr(client.session) == "<Session app/ann OPEN leased>"
-    client.sends(query("SELECT pg_advisory_lock(1)"))
+    client.sends(query("CREATE TEMP TABLE t ()"))
     assert repr(client.session) == "<Session app/ann OPEN leased pinned>"
 
 

@@ -119,7 +119,8 @@ def test_tables_that_are_ours_and_columns_that_are() -> None:
         for name, theirs in PGBOUNCER.items()
     }
     assert {name: found for name, found in more.items() if found} == {
-        "CLIENTS": ["transaction", "idle_in_transaction_ms", "pin"]
+        "CLIENTS": ["transaction", "idle_in_transaction_ms", "pin"],
+        "SERVERS": ["pin"],
     }
 
 
@@ -256,9 +257,11 @@ def test_a_client_and_its_server_connection_are_linked() -> None:
 
 def test_what_pins_a_client_is_shown() -> None:
     world, client, backend = scene()
-    client.sends(query("SELECT pg_advisory_lock(1)"))
-    backend.says(done("SELECT 1"), ready())
-    assert FakeServer(world).one("CLIENTS")["pin"] == "advisory lock"
+    client.sends(query("LOAD 'a'"))
+    backend.says(done("LOAD"), ready())
+    client.sends(query("CREATE TEMP TABLE t ()"))
+    assert FakeServer(world).one("CLIENTS")["pin"] == "LOAD, temporary table"
+    assert FakeServer(world).one("SERVERS")["pin"] == "LOAD, temporary table"
 
 
 def test_a_client_on_a_unix_socket_has_a_process() -> None:

@@ -64,7 +64,7 @@ def test_names_are_as_prometheus_wants_them() -> None:
         for sample in family.samples:
             assert sample.name.startswith(name)
             assert (family.type == "counter") == sample.name.endswith("_total"), complaint
-            assert set(sample.labels) <= {"database", "user", "state", "version", "le"}
+            assert set(sample.labels) <= {"database", "user", "state", "version", "le", "reason"}
     names = [family.name for family in families]
     assert len(names) == len(set(names))
 

@@ -35,7 +35,7 @@ OTHER_USER: Final = "other"
 DATABASE: Final = "app"
 PATIENCE: Final = 30.0  # seconds, on a machine that is busy, for what takes none
 
-Value = str | int | float | bool | Sequence[str]
+Value = str | int | float | bool | Sequence[str] | None
 Table = Mapping[str, Value]
 Event = dict[str, Any]
 
@@ -193,7 +193,8 @@ class Proxy:
     """A running proxy, from `with` to the end of its block.
 
     `proxy` are settings of [proxy] that differ from DEFAULTS, `databases` and `users` the tables by
-    name; host, port and dbname of a database lead to the server unless they say otherwise.
+    name; host, port and dbname of a database lead to the server unless they say otherwise; None
+    leaves one out.
     `check=False`: at the end backends may be in any state (the log and the exit code count still).
     """
 
@@ -482,6 +483,7 @@ def _inside(connection: psycopg.Connection[Any]) -> dict[str, str]:
            UNION ALL SELECT 'session_user', session_user
            UNION ALL SELECT 'channel', pg_listening_channels()
            UNION ALL SELECT 'prepared', name FROM pg_prepared_statements
+               WHERE from_sql OR name !~ '^txproxy_'
            UNION ALL SELECT 'cursor', name FROM pg_cursors WHERE name <> ''
            UNION ALL SELECT 'advisory lock', objid::text FROM pg_locks
                WHERE locktype = 'advisory' AND pid = pg_backend_pid()"""
@@ -491,7 +493,8 @@ def _inside(connection: psycopg.Connection[Any]) -> dict[str, str]:
 
 def _lines(table: Table) -> Iterator[str]:
     for key, value in table.items():
-        yield f"{key} = {json.dumps(value)}"
+        if value is not None:
+            yield f"{key} = {json.dumps(value)}"
 
 
 def _free_port() -> int:

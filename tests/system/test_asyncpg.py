@@ -327,7 +327,7 @@ async def test_prepare_that_sleeps_in_a_transaction(proxy: Proxy, table: str) ->
     assert len(proxy.events("reaped")) == 2
 
 
-async def test_prepare_with_a_name_pins(proxy: Proxy) -> None:
+async def test_prepare_with_a_name(proxy: Proxy) -> None:
     async with client(proxy, "quick", statement_cache_size=100) as one:
         statement = await one.prepare("SELECT $1::text")
         async with client(proxy, "quick") as other:

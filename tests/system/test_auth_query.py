@@ -444,13 +444,21 @@ def test_any_database(guarded: EmbeddedPostgres, tmp_path: Path) -> None:
                 admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+def test_they_leave_a_database_that_is_dropped(guarded: EmbeddedPostgres, tmp_path: Path) -> None:
+    with starred(guarded, tmp_path) as proxy, direct(guarded, "postgres") as admin:
+        admin.execute(f"CREATE DATABASE short OWNER {SUPER_ASKER}")
+        assert whoami(proxy, dbname="short") == "scram"
+        assert connections(guarded, SUPER_ASKER) == ["short"]
+        login = {"user": SUPER_ASKER, "password": ASKERS_PASSWORD}
+        with proxy.connect("postgres", autocommit=True, **login) as client:
+            client.execute("DROP DATABASE short")
+
+
 @contextlib.contextmanager
 def starred(server: EmbeddedPostgres, directory: Path) -> Iterator[Proxy]:
-    proxy = asking(server, directory, databases={"*": {}}, auth_user=SUPER_ASKER)
-    made = proxy._toml
     # the tests' own databases all lead to one; this one must not
-    proxy._toml = lambda: made().replace(f'dbname = "{DATABASE}"\n', "")  # type: ignore[method-assign]
-    with proxy:
+    everywhere: Table = {"dbname": None}
+    with asking(server, directory, databases={"*": everywhere}, auth_user=SUPER_ASKER) as proxy:
         yield proxy
 
 

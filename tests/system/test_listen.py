@@ -584,7 +584,8 @@ def test_no_connection_can_be_made(server: EmbeddedPostgres, channel: str) -> No
 def test_it_has_a_place_in_the_limits(server: EmbeddedPostgres, channel: str) -> None:
     settings: Table = {"default_pool_size": 2, "max_db_connections": 2, **console.SETTINGS}
     with (
-        Proxy(server, proxy=settings, check=False) as proxy, proxy.connect() as one,
+        Proxy(server, proxy=settings, check=False) as proxy,
+        proxy.connect() as one,
         client(proxy) as other,
         client(proxy) as listener,
         console.connect(proxy) as admin,

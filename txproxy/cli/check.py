@@ -199,6 +199,7 @@ def _session(settings: SessionSettings) -> Rows:
     yield "a statement", _limit(settings.query_timeout)
     yield "a transaction", _limit(settings.transaction_timeout)
     yield "a silent client", _limit(settings.client_idle_timeout)
+    yield "a pinned client", _limit(settings.pin_timeout)
 
 
 def _idle(settings: SessionSettings) -> str:

@@ -89,6 +89,7 @@ class SessionSettings:
     transaction_timeout: float
     query_wait_timeout: float
     client_idle_timeout: float
+    pin_timeout: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,7 @@ class Overrides:
     transaction_timeout: float | None = None
     query_wait_timeout: float | None = None
     client_idle_timeout: float | None = None
+    pin_timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +203,7 @@ class Config:
     transaction_timeout: float = 0.0
     query_wait_timeout: float = 120.0
     client_idle_timeout: float = 0.0
+    pin_timeout: float = 0.0
     client_login_timeout: float = 60.0
     server_connect_timeout: float = 15.0
     server_login_retry: float = 2.0

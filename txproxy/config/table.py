@@ -296,6 +296,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "how long a client may be silent outside a transaction; 0: for ever",
     ),
     Setting(
+        "pin_timeout",
+        EVERYWHERE,
+        values.DURATION,
+        "the same for a client that keeps its server connection by a pin; 0: for ever",
+    ),
+    Setting(
         "client_login_timeout",
         PROXY,
         values.DURATION,

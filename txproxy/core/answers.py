@@ -12,6 +12,7 @@ from typing import Final
 
 from txproxy.core import transaction
 from txproxy.core.ports import ClientPort
+from txproxy.core.statements import Names, Statement
 from txproxy.core.transaction import FAILED, NONE, REAPED
 from txproxy.wire import encode, sql
 from txproxy.wire.codes import (
@@ -33,7 +34,7 @@ from txproxy.wire.sql import Judgement
 _ENDINGS: Final = frozenset((sql.ROLLBACK, sql.COMMIT, sql.PREPARE_TRANSACTION))
 _CHAINS: Final = frozenset((sql.ROLLBACK_CHAIN, sql.COMMIT_CHAIN))
 _OURS: Final = frozenset((sql.OURS_SET, sql.OURS_SHOW))
-_NAMES_LIMIT: Final = 100
+_PORTALS_LIMIT: Final = 100
 
 REFUSED: Final = encode.error(
     "ERROR",
@@ -57,7 +58,7 @@ class Answers:
     lost        the ERROR that tells of the transaction's end, while it has not been told
     """
 
-    def __init__(self, ours: "Ours") -> None:
+    def __init__(self, ours: "Ours", names: Names) -> None:
         self.state = NONE
         self.status = IDLE
         self.discarding = False
@@ -66,7 +67,8 @@ class Answers:
         self.news = b""
         self.lost = b""
         self._ours = ours
-        self._statements: dict[bytes, Judgement] = {}
+        self._names = names
+        self._unnamed: Judgement | None = None
         self._portals: dict[bytes, Judgement] = {}
 
     @property
@@ -101,7 +103,7 @@ class Answers:
         self.discarding = False
         self.unit = False
         self._portals.clear()
-        self._statements.pop(b"", None)
+        self._unnamed = None
         return said + encode.ready(self.status)
 
     def _tell(self) -> bytes:
@@ -173,8 +175,10 @@ class Answers:
         elif kind == EXECUTE:
             said = self._execute(body)
         elif kind == CLOSE:
-            known = self._statements if body[:1] == b"S" else self._portals
-            known.pop(body[1:-1], None)
+            if body[:1] == b"S":
+                self._names.put(body[1:-1], None)
+            else:
+                self._portals.pop(body[1:-1], None)
             said = encode.CLOSE_COMPLETE
         else:
             return b""
@@ -189,18 +193,19 @@ class Answers:
         return judged.kind in _ENDINGS or judged.kind in _CHAINS or judged.kind == sql.EMPTY
 
     def knows(self, name: bytes) -> bool:
-        """Whether a statement of this name was parsed here, in this or an earlier unit."""
-        return name in self._statements
+        """Whether a statement of this name was parsed, the unnamed one in this unit."""
+        return self._judged(name) is not None
 
     def is_ours(self, name: bytes) -> bool:
         """Whether this names a statement about a setting of ours."""
-        judged = self._statements.get(name)
+        judged = self._judged(name)
         return judged is not None and judged.kind in _OURS
 
-    def remember(self, name: bytes, judged: Judgement) -> None:
-        """A named statement that the server has too and that we may have to answer later."""
-        if len(self._statements) < _NAMES_LIMIT and judged.kind in _ENDINGS:
-            self._statements[name] = judged
+    def _judged(self, name: bytes) -> Judgement | None:
+        if not name:
+            return self._unnamed
+        statement = self._names.by_name.get(name)
+        return None if statement is None else statement.judged
 
     def _not_known(self, sqlstate: str, what: str, name: bytes) -> bytes:
         """A statement or portal that is not ours, in a unit that is."""
@@ -211,18 +216,22 @@ class Answers:
     def _parse(self, body: bytes) -> bytes:
         parts = strings(body, 0, len(body))
         judged = sql.judge(parts[1]) if len(parts) > 1 else None
-        if not self._answerable(judged) or len(self._statements) >= _NAMES_LIMIT:
+        if not self._answerable(judged) or self._names.full:
             return self._refuse()
         assert judged is not None
-        self._statements[parts[0]] = judged
+        if parts[0]:
+            self._names.put(parts[0], Statement(body[len(parts[0]) + 1 :], judged))
+        else:
+            self._unnamed = judged
+            self._names.unnamed = b""
         self.has_ours = self.has_ours or (judged.kind in _OURS and parts[0] != b"")
         return encode.PARSE_COMPLETE
 
     def _bind(self, body: bytes) -> bytes:
         parts = body.split(b"\0", 2)
         name = parts[1] if len(parts) > 2 else b""
-        judged = self._statements.get(name)
-        if not self._answerable(judged) or len(self._portals) >= _NAMES_LIMIT:
+        judged = self._judged(name)
+        if not self._answerable(judged) or len(self._portals) >= _PORTALS_LIMIT:
             return self._not_known("26000", "prepared statement", name)
         assert judged is not None
         self._portals[parts[0]] = judged
@@ -230,8 +239,7 @@ class Answers:
 
     def _describe(self, body: bytes) -> bytes:
         of_statement = body[:1] == b"S"
-        known = self._statements if of_statement else self._portals
-        judged = known.get(body[1:-1])
+        judged = self._judged(body[1:-1]) if of_statement else self._portals.get(body[1:-1])
         if not self._answerable(judged):
             if of_statement:
                 return self._not_known("26000", "prepared statement", body[1:-1])

@@ -9,9 +9,18 @@ goes through `abandon()` and `settle()` until it is clean or closed.
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from txproxy.core import state
 from txproxy.core.exchange import Exchange, Fifo
 from txproxy.core.ports import BackendPort, next_id
 from txproxy.core.settings import FOLLOWED, NO_SETTINGS, Settings
+from txproxy.core.statements import (
+    DESCRIBED,
+    FAILING,
+    PARSED_BEFORE,
+    Prepared,
+    described,
+    repeats,
+)
 from txproxy.wire import encode
 from txproxy.wire.codes import (
     BACKEND_KEY_DATA,
@@ -28,6 +37,7 @@ from txproxy.wire.codes import (
     NOTICE_RESPONSE,
     NOTIFICATION,
     PARAMETER_STATUS,
+    PARSE,
     QUERY,
     READY_FOR_QUERY,
     SYNC,
@@ -76,9 +86,12 @@ def _looked_at(kinds: Iterable[int]) -> list[bool]:
 
 _LEAST: Final = _least()
 _MOST: Final = _most()
+_TOLD: Final = DESCRIBED & ~0xFF
 _LOOKED_AT: Final = _looked_at(_READ)
 _COUNTED: Final = _looked_at(set(range(256)) - {DATA_ROW, COPY_DATA})
+_ASKED: Final = _looked_at((*_READ, DATA_ROW))
 RESTORING: Final = "start-up settings"
+REPLAYING: Final = "settings that may fail"
 _NEVER: Final = float("inf")
 _NO_SUCH_STATEMENT: Final = encode.describe_statement(
     b"txproxy: none of this name, to end the unit"
@@ -93,6 +106,8 @@ class Backend:
     applied    the settings that were replayed on it
     params     what the server reports (ParameterStatus), by the server's spelling; never changed in
                place, so that it can be shared
+    prepared   the statements that are prepared on it
+    listens    it has executed a LISTEN of a session's
     dirty      why it must be reset before anybody else may have it; "" if it need not
     settling   it is on its way to being clean: nothing of a client's may be sent
     deadline   when it is closed unless it has got clean
@@ -112,13 +127,16 @@ class Backend:
         "full",
         "id",
         "idle_since",
+        "instead",
         "last_words",
         "listener",
+        "listens",
         "opened_at",
         "ours_failed",
         "params",
         "pool",
         "port",
+        "prepared",
         "retiring",
         "rolled_back",
         "session",
@@ -140,8 +158,10 @@ class Backend:
         self.retiring = ""
         self.params = pool.shared(params)
         self.fifo = Fifo()
+        self.prepared = Prepared()
         self.session: Session | None = None
         self.listener: Listener | None = None
+        self.listens = False
         self.applied: Settings = NO_SETTINGS
         self.tail = Tail()
         self.stream = 0  # bytes still to come of a message that is passed on in pieces
@@ -157,6 +177,7 @@ class Backend:
         self.full = False  # what was written to it has not been taken by its socket
         self.last_words: dict[str, str] = {}  # the server's FATAL
         self.ours_failed: dict[str, str] = {}  # the ERROR that an exchange of our own got
+        self.instead = b""  # what the client gets for the error that was left out
 
     def __repr__(self) -> str:
         held = "leased" if self.session else "idle"
@@ -183,7 +204,8 @@ class Backend:
             self.close("the server's replies do not fit what was sent")
         elif not fifo.exchanges:
             self._idle()
-        elif session is not None and session.blocked and fifo.copying:
+        elif session is not None and session.blocked and session.may_go_on(fifo):
+            session.checks = False
             session.resume()
 
     def _idle(self) -> None:
@@ -205,6 +227,7 @@ class Backend:
             data = self.tail.join(data)
         n = len(data)
         exchanges = self.fifo.exchanges
+        session = self.session
         mine = self._mine()
         looked_at = self._looked_at()
         said = b""  # by us, to the session's client, behind this message
@@ -221,7 +244,7 @@ class Backend:
                 self.fifo.broken = True
                 break
             if end > n:
-                if kind in _WHOLE and length <= HELD_LIMIT:
+                if (kind in _WHOLE or looked_at is _ASKED) and length <= HELD_LIMIT:
                     break
                 self.stream = end - n
                 self.stream_mine = mine
@@ -241,13 +264,24 @@ class Backend:
                     said += self.news()
             elif _LOOKED_AT[kind]:
                 keep = self._take(kind, data[i + 5 : end], mine)
-                if keep and kind == NOTIFICATION:
-                    said = self._renamed(data[i:end])
-                    keep = not said
+                if kind == ERROR_RESPONSE:
+                    mine = self._mine()  # not if the unit goes again
+                if self.instead:
+                    said = self.instead
+                    self.instead = b""
+            elif kind == DATA_ROW:
+                self._hear(data[i + 5 : end])
             else:
-                self.fifo.answered(kind)
+                marked = self.fifo.answered(kind)
                 if self.fifo.broken:
                     break
+                if marked:
+                    keep = mine and marked & ~0xFF == _TOLD
+                    if marked == PARSED_BEFORE and mine:
+                        said = encode.PARSE_COMPLETE
+                    elif marked & 0xFF == DESCRIBE and session is not None:
+                        shape = 0 if self.stream else hash(data[i + 5 : end])
+                        described(session, exchanges[0], marked, shape)
                 if not mine and self._mine():
                     mine = True
                     said = self.news()
@@ -280,6 +314,8 @@ class Backend:
         if not self.fifo.ready(status) or session is None:
             if self.listener is not None:
                 self.listener.answered()
+            elif session is not None and head is not None and head.asks:
+                state.answered(session, self)
             return None
         if head is not None and head.begin_failed:
             session.begin_failed()
@@ -303,25 +339,22 @@ class Backend:
 
     def _notification(self, body: bytes) -> bool:
         """NotificationResponse; whether it is passed on. What a session's LISTEN asked for comes by
-        the listening connection; here comes what it listens to unknown to us, or in session mode.
+        the listening connection. Here comes what only this backend knows that it listens to: in
+        session mode, by DO. What the session itself has notified bears the process id that its
+        client knows.
         """
         if self.listener is not None:
             self.listener.notified(body)
             return False
         session = self.session
-        if session is None:
+        if session is None or not session.pin:
             return False
-        channel = body[4 : body.find(b"\0", 4)]
-        return session.listening is None or not session.listening.hears(channel)
-
-    def _renamed(self, message: bytes) -> bytes:
-        """A notification of the session's own with the process id that its client knows; b"" if it
-        is somebody else's.
-        """
-        session = self.session
-        if session is None or not session.pid or int32(message, 5) != self.port.pid:
-            return b""
-        return message[:5] + session.pid.to_bytes(4, "big") + message[9:]
+        if session.listening is not None and session.listening.hears(body[4 : body.find(b"\0", 4)]):
+            return False
+        if session.pid and int32(body, 0) == self.port.pid:
+            self.instead = encode.message(b"A", session.pid.to_bytes(4, "big") + body[4:])
+            return False
+        return True
 
     def _mine(self) -> bool:
         """Whether the next message is for the client of the session that holds this backend."""
@@ -336,12 +369,22 @@ class Backend:
         is counted.
         """
         exchanges = self.fifo.exchanges
-        return _COUNTED if not exchanges or exchanges[0].owed[0] != QUERY else _LOOKED_AT
+        if not exchanges or exchanges[0].owed[0] != QUERY:
+            return _COUNTED
+        return _ASKED if exchanges[0].asks else _LOOKED_AT
+
+    def _hear(self, body: bytes) -> None:
+        """A row of the answer to our question, for the session that it is about."""
+        if self.session is not None:
+            state.hear(self.session, body)
 
     def _error(self, body: bytes, mine: bool) -> bool:
         """ErrorResponse; whether it is passed on. A FATAL is kept for the session's ERROR."""
         exchanges = self.fifo.exchanges
         purpose = exchanges[0].purpose if exchanges else ""
+        owes = self.fifo.owes
+        fails = owes and self._fails(exchanges[0])
+        again = owes and mine and exchanges[0].use is not None and self._repeats(body)
         expected = self.fifo.error()
         if expected and exchanges[0].begin_failed:
             mine = exchanges[0].mine
@@ -352,8 +395,27 @@ class Backend:
             return False
         if purpose:
             self.ours_failed = error_fields(body)
-            self.fifo.untrusted = f"{purpose} failed: {self.ours_failed.get('M', '')}"
+            if purpose not in (REPLAYING, state.ASKING):
+                self.fifo.untrusted = f"{purpose} failed: {self.ours_failed.get('M', '')}"
+        if again:
+            self._end_what_waits()
+            return False
+        if fails and mine:
+            self.instead = exchanges[0].error
+            return False
         return mine
+
+    def _repeats(self, body: bytes) -> bool:
+        session = self.session
+        return session is not None and repeats(session, self, error_fields(body))
+
+    def _fails(self, head: Exchange) -> bool:
+        """An error comes for the next message. Whether that was to fail, in place of a client's."""
+        if head.at <= head.unnamed_at:
+            self.prepared.unnamed = b""
+            if self.session is not None and head.owed[head.unnamed_at] == PARSE:
+                self.session.names.unnamed = b""
+        return head.owed[head.at] == FAILING
 
     def _parameter(self, body: bytes, mine: bool) -> None:
         """ParameterStatus has no owner: whoever holds the backend hears of it, now or later."""
@@ -392,7 +454,9 @@ class Backend:
         """A Query for nobody: entered into the FIFO, to be written by the caller."""
         exchange = Exchange(QUERY, False)
         exchange.purpose = purpose
+        exchange.asks = purpose == state.ASKING
         self.fifo.exchanges.append(exchange)
+        self.prepared.unnamed = b""  # as every Query does
         return encode.query(sql)
 
     def cancel(self) -> None:
@@ -407,8 +471,8 @@ class Backend:
             return
         if self.settling:
             self.settle()
-        elif self.session is not None and self.session.blocked:
-            self.session.resume()
+        elif self.session is not None:
+            self.session.backend_free()
 
     # Getting clean.
 
@@ -482,6 +546,7 @@ class Backend:
             and not fifo.exchanges
             and not fifo.untrusted
             and not self.dirty
+            and not self.listens
             and not self.retiring
             and not self.cancels
             and not self.wants_pause
@@ -505,13 +570,18 @@ class Backend:
             self._settle_by(self.ours(b"ROLLBACK", "ROLLBACK"))
         elif self.session is None and self.dirty and not self.retiring:
             self.dirty = ""
+            self.listens = False
             self.applied = NO_SETTINGS
+            self.prepared.clear()
             # DISCARD ALL leaves the role as it is, and must be a Query by itself.
             self._settle_by(
                 self.ours(b"RESET ROLE", "RESET ROLE") + self.ours(b"DISCARD ALL", "DISCARD ALL")
             )
         elif self.session is None and self.retiring:
             self.close(self.retiring)
+        elif self.session is None and self.listens:
+            self.listens = False
+            self._settle_by(self.ours(b"UNLISTEN *", "UNLISTEN"))
         else:
             self.settling = False
             self.rolled_back = False
@@ -520,7 +590,7 @@ class Backend:
             if self.session is None:
                 self.pool.take_back(self)
             else:
-                self.session.resume()
+                self.session.backend_free()
 
     def _settle_by(self, data: bytes) -> None:
         self.deadline = self.pool.outside.now + self.pool.outside.rollback_timeout

@@ -114,7 +114,7 @@ def _tag(session: "Session", judged: "Judgement", text: bytes) -> bytes:
     answers = session.answers
     if judged.kind == sql.BEGIN:
         usual = answers.state == NONE and session.settings.deferred_begin
-        if not usual or session.reparse or len(text) > _LONGEST:
+        if not usual or len(text) > _LONGEST:
             return b""
         answers.state = transaction.after(NONE, transaction.BEGIN)
         answers.status = IN_TRANSACTION
@@ -137,7 +137,7 @@ def _tag(session: "Session", judged: "Judgement", text: bytes) -> bytes:
             session.stats.xacts += 1
     session.active_at = session.outside.now
     session.unnamed = False
-    session.parsed = b""
+    session.names.unnamed = b""
     return tag
 
 

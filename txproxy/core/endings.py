@@ -6,7 +6,7 @@ lives wherever the protocol allows it, with an honest error in place of its next
 
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import transaction
+from txproxy.core import state, transaction
 from txproxy.core.transaction import BEGUN, FAILED, NONE, OPEN
 from txproxy.wire import encode, sql
 from txproxy.wire.codes import (
@@ -187,17 +187,18 @@ def reap(session: "Session", why: str) -> None:
 
 
 def _end_idle_unit(session: "Session", backend: "Backend") -> None:
-    if session.pin:
+    if session.pin or session.kept is not None:
         backend.abandon(cancel=False)
         return
-    session.reparse = session.parsed
-    session.unnamed = bool(session.parsed)
+    session.unnamed = False
     _let_go(session, backend, cancel=False)
 
 
 def _let_go(session: "Session", backend: "Backend", cancel: bool) -> None:
-    """Take the backend from the session, unless that is pinned to it, and get it clean."""
-    if not session.pin:
+    """Take the backend from the session, unless that is pinned to it or must be asked first what it
+    keeps there, and get it clean.
+    """
+    if not session.pin and session.kept is None:
         session.backend = None
         backend.session = None
     backend.applied = session.settled
@@ -244,11 +245,14 @@ def backend_lost(session: "Session", backend: "Backend") -> None:
     session lives, unless state of its own went with the backend or its reply was cut in two.
     """
     session.backend = None
+    session.replaying = False
     session.stats.backends_lost += 1
     words = backend.last_words
-    if session.logging_in or session.pin or (backend.stream_mine and backend.stream):
+    keeps = bool(session.pin) or (session.kept is not None and session.kept.asking)
+    if session.logging_in or keeps or (backend.stream_mine and backend.stream):
         _end_with_backend(session, backend, words)
         return
+    session.kept = None  # it went with its transaction, or with a statement that gets an error
     answers = session.answers
     if session.stream and session.stream_forward:
         session.stream_forward = False
@@ -257,6 +261,10 @@ def backend_lost(session: "Session", backend: "Backend") -> None:
         session.listening.undo()
     session.unnamed = False
     outstanding = [exchange for exchange in backend.fifo.exchanges if exchange.mine]
+    for exchange in reversed(outstanding):
+        if exchange.at <= exchange.unnamed_at:
+            session.names.unnamed = b""
+        exchange.take_back()
     if not outstanding or _is_at_rest(backend.fifo):
         _lose_at_rest(session, outstanding, words)
         outstanding = []
@@ -319,8 +327,9 @@ def _end_with_backend(session: "Session", backend: "Backend", words: dict[str, s
         session.client.finish()
         return
     fields = dict(words) if words else {"C": "08006", "M": "the server closed the connection"}
-    if session.pin and "H" not in fields:
-        fields["H"] = f"The session had state of its own on that backend ({session.pin})."
+    if (session.pin or session.kept is not None) and "H" not in fields:
+        keeps = session.pin or state.SETTINGS
+        fields["H"] = f"The session had state of its own on that backend ({keeps})."
     session.fatal(encode.error_of("FATAL", fields))
 
 
@@ -417,8 +426,10 @@ def leave(session: "Session", backend: "Backend", cancel: bool) -> None:
     if session.wanted is not session.settled and backend.fifo.exchanges:
         # A COMMIT that is under way may keep what the transaction set, or not.
         backend.dirty = backend.dirty or "settings of a client that has left"
+    if session.kept is not None or session.replaying:
+        backend.dirty = backend.dirty or "settings of a client that has left"
     backend.applied = session.settled
-    if backend.dirty == "LOAD":
+    if session.kept is not None and "LOAD" in session.kept.reasons:
         backend.fifo.untrusted = "a library was loaded into it"
     if backend.fifo.exchanges or backend.fifo.in_transaction:
         session.stats.vanished += 1
@@ -442,15 +453,32 @@ def wait_is_over(session: "Session") -> None:
 
 
 def look_if_idle(session: "Session", now: float) -> None:
-    """client_idle_timeout: counts unless the server holds a transaction or works for the client."""
-    limit = session.settings.client_idle_timeout
+    """client_idle_timeout and pin_timeout: they count unless the server holds a transaction or
+    works for the client.
+    """
+    settings = session.settings
     busy = session.queued or session.logging_in or session.answers.state == OPEN
-    if busy or now - session.active_at <= limit:
+    if busy or (session.backend is not None and session.backend.fifo.exchanges):
         return
-    if session.backend is not None and session.backend.fifo.exchanges:
-        return
-    session.stats.client_idle_timeouts += 1
-    session.pool.outside.event("client_idle_timeout", about(session))
-    session.fatal(
-        encode.error("FATAL", "57P05", "terminating connection due to idle-session timeout")
+    idle = now - session.active_at
+    if 0 < settings.client_idle_timeout < idle:
+        session.stats.client_idle_timeouts += 1
+        session.pool.outside.event("client_idle_timeout", about(session))
+        session.fatal(
+            encode.error("FATAL", "57P05", "terminating connection due to idle-session timeout")
+        )
+    elif 0 < settings.pin_timeout < idle and session.pin and not session.session_mode:
+        _end_pinned(session)
+
+
+def _end_pinned(session: "Session") -> None:
+    """pin_timeout. In session mode that a session keeps its backend is what was asked for."""
+    session.stats.pin_timeouts += 1
+    session.pool.outside.event("pin_timeout", {"pin": session.pin, **about(session)})
+    error = encode.error(
+        "FATAL",
+        "57P05",
+        f"terminating connection due to pin_timeout: it kept a backend ({session.pin})",
+        hint="End such state (DROP, CLOSE, unlock, DISCARD ALL) when it is not needed any more.",
     )
+    session.fatal(error)

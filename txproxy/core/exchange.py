@@ -13,7 +13,7 @@ Source: PostgreSQL 18, section 54.2 "Message Flow", and PostgresMain() in postgr
 """
 
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from txproxy.wire.codes import (
     BIND,
@@ -31,6 +31,7 @@ from txproxy.wire.codes import (
     FUNCTION_CALL,
     IDLE,
     NO_DATA,
+    PARAMETER_DESCRIPTION,
     PARSE,
     PARSE_COMPLETE,
     PORTAL_SUSPENDED,
@@ -42,6 +43,9 @@ from txproxy.wire.encode import BIND_COMPLETE as BIND_COMPLETED
 from txproxy.wire.encode import CLOSE_COMPLETE as CLOSE_COMPLETED
 from txproxy.wire.encode import PARSE_COMPLETE as PARSE_COMPLETED
 from txproxy.wire.encode import command_complete
+
+if TYPE_CHECKING:
+    from txproxy.core.statements import Change, Statement, Use
 
 _BEGUN: Final = PARSE_COMPLETED + BIND_COMPLETED + command_complete(b"BEGIN")
 _BEGUN_AND_CLOSED: Final = _BEGUN + CLOSE_COMPLETED
@@ -69,17 +73,22 @@ _SETTLED_BY: Final = _settled_by()
 class Exchange:
     """One unit that was sent to a backend.
 
-    `owed` are the kinds of its messages that want a reply, `at` the first of them not yet answered.
-    `open` says that the server reads on until Sync.
+    `owed` are the kinds of its messages that want a reply, `at` the first of them not yet answered;
+    what statements.py has put there in place of a client's is marked above the lowest byte. `open`
+    says that the server reads on until Sync.
     """
 
     __slots__ = (
+        "asks",
         "at",
         "begin_failed",
         "begins",
         "cancelled",
+        "changes",
         "copying",
+        "described",
         "ends",
+        "error",
         "executes",
         "failed",
         "holds_ends",
@@ -90,11 +99,14 @@ class Exchange:
         "purpose",
         "skipping",
         "sync_lost",
+        "unnamed_at",
+        "use",
     )
 
     def __init__(self, kind: int, mine: bool) -> None:
         self.mine = mine  # the session's that holds the backend; else nobody's
         self.purpose = ""  # of one of our own: its error is ours to handle
+        self.asks = False  # one of our own whose rows we read: see state.py
         self.owed = [kind]
         self.at = 0
         self.prefix = 0  # how many of `owed` are a deferred BEGIN's, whose replies are nobody's
@@ -109,10 +121,22 @@ class Exchange:
         self.executes = kind in _EXECUTING
         self.cancelled = False
         self.failed = False  # its ErrorResponse was passed on
+        self.error = b""  # what the client gets for the message that fails in place of its own
+        self.changes: list[Change] = []  # to names of prepared statements, in their order
+        self.described: list[Statement] = []  # by the Describes whose answers are looked at
+        self.use: Use | None = None  # of a prepared statement: see statements.py
+        self.unnamed_at = -1  # where `owed` has the last Parse of the unnamed statement
+
+    def take_back(self) -> None:
+        """An error came in place of the next answer: what the rest was to do to names it has not
+        done.
+        """
+        while self.changes and self.changes[-1].place >= self.at:
+            self.changes.pop().take_back()
 
     def __repr__(self) -> str:
         owner = "session" if self.mine else "nobody"
-        kinds = bytes(self.owed[self.at :]).decode()
+        kinds = bytes(kind & 0xFF for kind in self.owed[self.at :]).decode()
         return f"<Exchange of {owner} owed={kinds!r}{' open' if self.open else ''}>"
 
 
@@ -193,6 +217,13 @@ class Fifo:
             self.untrusted = "a Query followed an Execute without Sync"
         return last
 
+    def sent_as(self, code: int) -> Exchange:
+        """A message that statements.py puts into a unit which the server reads."""
+        unit = self.sent(code & 0xFF)
+        assert unit is not None
+        unit.owed[-1] = code
+        return unit
+
     def _sent_while_copying(self, last: Exchange, kind: int) -> None:
         if kind == COPY_DONE or kind == COPY_FAIL:
             last.copying = False
@@ -227,22 +258,30 @@ class Fifo:
         """Whether the server reads COPY data."""
         return bool(self.exchanges) and self.exchanges[0].copying
 
-    def answered(self, reply: int) -> None:
-        """A reply came that is none of ErrorResponse, ReadyForQuery, CopyInResponse."""
+    def answered(self, reply: int) -> int:
+        """A reply came that is none of ErrorResponse, ReadyForQuery, CopyInResponse. What it
+        settles if that is marked in `owed`, else 0.
+        """
         kind = _SETTLED_BY[reply]
         if kind == 0:
-            return
+            return self._marked() if reply == PARAMETER_DESCRIPTION else 0
         if not self.exchanges:
             self.broken = True
-            return
+            return 0
         head = self.exchanges[0]
         owed = head.owed[head.at] if head.at < len(head.owed) else SYNC
-        if owed == kind:
+        if owed & 0xFF == kind:
             head.at += 1
             if head.holds_ends:
                 self._drop_copy_ends(head)
-        elif owed != QUERY and owed != FUNCTION_CALL:
+            return owed if owed > 0xFF else 0
+        if owed != QUERY and owed != FUNCTION_CALL:
             self.broken = True
+        return 0
+
+    def _marked(self) -> int:
+        head = self.exchanges[0] if self.exchanges else None
+        return 0 if head is None or head.at == len(head.owed) else head.owed[head.at] & ~0xFF
 
     def copy_in(self) -> None:
         """CopyInResponse: from here the server reads COPY data and ignores Sync and Flush."""
@@ -256,6 +295,9 @@ class Fifo:
             following = self.exchanges[1]
             del self.exchanges[1]
             self.begins -= following.begins
+            for change in following.changes:
+                change.place += len(head.owed)
+            head.changes += following.changes
             head.owed += following.owed
             head.holds_ends = head.holds_ends or following.holds_ends
             head.open = following.open
@@ -274,6 +316,8 @@ class Fifo:
             else:
                 return
             del head.owed[place]
+            for change in head.changes:
+                change.place -= change.place > place
 
     def error(self) -> bool:
         """ErrorResponse. False if no exchange waits for it: the backend is dying."""
@@ -288,7 +332,8 @@ class Fifo:
             if not head.open and head.owed[-1] != SYNC:
                 head.owed.append(SYNC)
                 self.sync_due = True
-        if head.owed[head.at] in EXTENDED:
+        head.take_back()
+        if head.owed[head.at] & 0xFF in EXTENDED:
             owed = head.owed
             while head.at < len(owed) and owed[head.at] != SYNC:
                 head.at += 1

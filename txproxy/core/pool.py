@@ -28,17 +28,21 @@ from txproxy.core.limits import BackOff, Group
 from txproxy.core.listener import Listener
 from txproxy.core.ports import PoolPort
 from txproxy.core.settings import NO_SETTINGS, Settings
+from txproxy.core.statements import Texts
 from txproxy.core.stats import Stats
 from txproxy.core.upkeep import Upkeep
 
 if TYPE_CHECKING:
+    from txproxy.core.claims import Claim
     from txproxy.core.handshake import Credentials
     from txproxy.core.session import Session
 
 _ACCEPTED_LIMIT: Final = 1000
 _FAILURE_COUNTS: Final = 30.0  # seconds
+_LOOKED_AT: Final = 8  # idle backends, for one that has a session's settings
 _TRUSTED: Final = 1.0  # seconds that an idle backend is taken to be alive
 _UPKEEP_EVERY: Final = 1.0  # seconds
+_DEFAULTS_CHANGED: Final = "what sessions begin with has changed"
 _CLOSED: Final = {"C": "08006", "M": "the server closed the connection"}
 
 
@@ -47,6 +51,7 @@ class Pool:
 
     credentials   to log in with; set by the server
     epoch         grows when earlier attempts and backends lead to the wrong place (RECONNECT)
+    base_of       the epoch of the backends that there are
     watched       a backend that comes back may not stay, or not at the end: see `_stays`
     starved       it is among those that starve in one of its groups
     """
@@ -70,8 +75,9 @@ class Pool:
         self.epoch = 0
         self.starved = False
         self.stats = Stats()
+        self.texts = Texts()
         self.base: dict[str, str] = {}  # what a fresh backend reports, by lower-case name
-        self._base_of = -1  # the epoch
+        self.base_of = -1
         self._accepted: OrderedDict[tuple[tuple[str, str], ...], dict[str, str]] = OrderedDict()
         self._shared: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
         self._back_off = BackOff()
@@ -81,6 +87,7 @@ class Pool:
         self._upkeep_at = 0.0
         self._handing_out = False
         self._wanting = False
+        self._claim: Claim | None = None
         database.pools.add(self)
         user.pools.add(self)
         self.watched = self._is_watched()
@@ -131,9 +138,14 @@ class Pool:
     # Lending.
 
     def request(self, session: "Session") -> Backend | None:
-        """An idle backend, the last used first; None: the session was queued."""
+        """An idle backend, the last used first, but rather one that has the session's settings;
+        None: the session was queued.
+        """
         while self.idle and not self.waiters:
-            backend = self.idle.pop()
+            if self.idle[-1].applied is session.wanted:
+                backend = self.idle.pop()
+            else:
+                backend = self.idle.pop(self._best_for(session.wanted))
             if self.outside.now - backend.idle_since < _TRUSTED or not backend.port.is_stale():
                 self.stats.assignments += 1
                 return backend
@@ -144,6 +156,14 @@ class Pool:
         if not self.starved:
             self.want()
         return None
+
+    def _best_for(self, wanted: Settings) -> int:
+        """Which of the idle backends last used has these settings; the last, if none has."""
+        last = len(self.idle) - 1
+        for i in range(last - 1, max(last - _LOOKED_AT, -1), -1):
+            if self.idle[i].applied is wanted:
+                return i
+        return last
 
     def take_back(self, backend: Backend) -> None:
         """A clean backend: to the session that has waited longest, else to the idle ones."""
@@ -191,7 +211,14 @@ class Pool:
             return "max_db_connections"
         if 0 < self.user.limit < self.user.connections:
             return "max_user_connections"
+        if self._is_claimed() and not self.waiters:
+            return "a statement needs its database without connections"
         return ""
+
+    def _is_claimed(self) -> bool:
+        if self._claim is not None and not self._claim.holds:
+            self._claim = None
+        return self._claim is not None
 
     def _better_elsewhere(self) -> str:
         """Which pool has a better right to the place of a backend that comes back; "" if none."""
@@ -307,8 +334,8 @@ class Pool:
         if self._is_outdated(epoch):
             backend.close("outdated")
             return
-        if self._base_of != self.epoch:
-            self._base_of = self.epoch
+        if self.base_of != self.epoch:
+            self.base_of = self.epoch
             self.base = {name.lower(): value for name, value in backend.params.items()}
             self._accepted.clear()
             self.accept(NO_SETTINGS, backend.params)
@@ -407,6 +434,30 @@ class Pool:
             backend.close("RECONNECT")
         self.want()
 
+    def claimed(self, claim: "Claim") -> int:
+        """Its database is to have no connections while the claim holds: idle ones are closed now,
+        others when they come back, unless somebody waits. Returns how many were closed.
+        """
+        self._claim = claim
+        self.watched = True
+        self._base_of = -1  # it may be another one afterwards, or none
+        self._accepted.clear()
+        closed = len(self.idle)
+        self._trim()
+        return closed - len(self.idle)
+
+    def defaults_changed(self) -> None:
+        """ALTER ROLE or ALTER DATABASE … SET: new backends begin with something else, so those that
+        there are get replaced, each as soon as nobody needs it.
+        """
+        self._accepted.clear()
+        self._attempts_are_outdated()
+        for backend in self.backends:
+            backend.retiring = _DEFAULTS_CHANGED
+        for backend in list(self.idle):
+            backend.close(_DEFAULTS_CHANGED)
+        self.want()
+
     def _attempts_are_outdated(self) -> None:
         self.epoch += 1
         self._outdated = self.connecting
@@ -435,6 +486,8 @@ class Pool:
 
     def _fill(self) -> None:
         """min_pool_size; it takes no place from anybody."""
+        if self._is_claimed():
+            return
         while self.count < self.settings.min_pool_size and self._may_begin():
             if self.database.is_full() or self.user.is_full():
                 break

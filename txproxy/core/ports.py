@@ -8,6 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
+    from txproxy.core.claims import Claim
     from txproxy.core.listener import Listener
     from txproxy.core.pool import Pool
     from txproxy.core.session import Session
@@ -111,6 +112,12 @@ class PoolPort(Protocol):
         """Begin the connection that listens; `Listener.connected()` or `Listener.connect_failed()`
         is called later.
         """
+
+    def claimed(self, pool: "Pool", names: tuple[str, ...], claim: "Claim") -> None:
+        """A statement on `pool`'s server needs these databases without connections."""
+
+    def defaults_changed(self, pool: "Pool") -> None:
+        """What sessions on `pool`'s server begin with has changed."""
 
     def event(self, name: str, fields: dict[str, object]) -> None:
         """One line for the log."""

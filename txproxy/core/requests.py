@@ -8,8 +8,8 @@ it: then its head decides, and a statement of it cannot be judged.
 
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import begin, listening
-from txproxy.core.settings import FOLLOWED
+from txproxy.core import begin, claims, listening, state, statements
+from txproxy.core.answers import REFUSED
 from txproxy.core.transaction import BEGUN, FAILED, NONE
 from txproxy.wire import encode, sql
 from txproxy.wire.codes import (
@@ -21,23 +21,29 @@ from txproxy.wire.codes import (
     DESCRIBE,
     EXECUTE,
     FLUSH,
-    HELD_LIMIT,
+    FUNCTION_CALL,
+    IN_FAILED,
     PARSE,
     QUERY,
     SYNC,
     TERMINATE,
 )
+from txproxy.wire.messages import int32
+from txproxy.wire.messages import text as text_of
 
 if TYPE_CHECKING:
+    from txproxy.core.backend import Backend
     from txproxy.core.exchange import Exchange, Fifo
     from txproxy.core.session import Session
 
 FORWARD: Final = 0
-DROP: Final = 1  # not sent on: dropped, or answered here
-REPLACE: Final = 2  # `session.replacement` is sent in its place
-SKIP: Final = 3  # answered here, with all that follows it up to `session.skip_to`
-HOLD: Final = 4  # not now
-STOP: Final = 5  # the session ends: Terminate, or `session.problem`
+HEAD: Final = 1  # forwarded from `session.skip_to` on, behind `session.replacement`
+DROP: Final = 2  # not sent on: dropped, or answered here
+REPLACE: Final = 3  # `session.replacement` is sent in its place
+SKIP: Final = 4  # answered here, with all that follows it up to `session.skip_to`
+HOLD: Final = 5  # not now
+WAIT: Final = 6  # the same, and `session.replacement` is sent
+STOP: Final = 7  # the session ends: Terminate, or `session.problem`
 
 _SILENT: Final = frozenset((FLUSH, COPY_DATA, COPY_DONE, COPY_FAIL))
 _OURS: Final = frozenset((sql.OURS_SET, sql.OURS_SHOW))
@@ -46,18 +52,17 @@ _STATELESS: Final = sql.judge(b"SELECT 1")
 _TOO_LONG: Final = sql.judge(b"'")  # what cannot be judged
 _LEXING: Final = frozenset(("standard_conforming_strings", "client_encoding"))  # how texts are read
 _NO_ENDING: Final = b"'\0"  # a Query of which only the beginning is there: what ends it, if any?
-_NOT_PARSED: Final = encode.describe_statement(b"(unnamed: not parsed in this unit)")
 _JUDGED_LENGTH: Final = 2048  # bytes of a text whose judgement is remembered
 _JUDGED_LIMIT: Final = 1000  # texts
 _judged: dict[bytes, sql.Judgement] = {}
 _B, _S, _T = b"bst"  # the first letters of BEGIN and START
-_NO_LISTEN: Final = frozenset(b"sidu")  # as SELECT, INSERT, DELETE, UPDATE and others begin
 _LINE: Final = 256  # bytes kept of a statement, for the log
+_OF_STATEMENT: Final = 0x53  # S: what a Describe or Close names is a statement, not a portal
 
 
 def verdict(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
     """What becomes of the message data[i:end], of which data may hold only the beginning."""
-    if session.unnamed and kind in _GOING_ON and _goes_on(session, kind):
+    if session.unnamed and kind in _GOING_ON and _goes_on(session, kind, data, i):
         return FORWARD
     if kind == QUERY:
         return _query(session, data, i, end)
@@ -115,6 +120,8 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
     if judged is not _STATELESS:
         if judged.kind in _OURS and not _in_unit(session):
             return _our_setting(session, QUERY, data, i, end)
+        if judged.kind == sql.DEALLOCATE and judged.name in session.names.by_name:
+            return _deallocate(session, judged)
         if (session.begin or judged.kind == sql.BEGIN) and begin.answers_query(
             session, judged, text
         ):
@@ -133,10 +140,11 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
             return HOLD
         if fifo.copying:
             return _not_while_copying(session, QUERY)
-    if judged is not _STATELESS and (
-        judged.notifies or judged.listens or judged.kind == sql.LISTEN
-    ):
-        verdict = _listens(session, judged, QUERY)
+    if judged is not _STATELESS:
+        verdict = _refused_or_late(session, backend, judged)
+        if verdict == REPLACE:
+            fifo.sent(SYNC)
+            session.replacement += encode.SYNC
         if verdict != FORWARD:
             return verdict
     exchange = fifo.sent(QUERY)
@@ -145,9 +153,28 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
     session.statement = text[:_LINE]
     session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
     session.unnamed = False
+    session.names.unnamed = b""
+    backend.prepared.unnamed = b""
     session.answers.unit = False
     session.stats.queries += 1
     return FORWARD
+
+
+def _deallocate(session: "Session", judged: sql.Judgement) -> int:
+    """DEALLOCATE by Query of what only we know by this name: answered here, in its turn."""
+    backend = session.backend
+    if backend is not None and backend.fifo.exchanges:
+        return HOLD
+    session.active_at = session.pool.outside.now
+    session.names.unnamed = b""
+    if session.answers.status == IN_FAILED:
+        session.client.write(REFUSED + encode.ready(IN_FAILED))
+        return DROP
+    session.names.put(judged.name, None)
+    session.client.write(
+        encode.command_complete(b"DEALLOCATE") + encode.ready(session.answers.status)
+    )
+    return DROP
 
 
 def _may_copy(judged: sql.Judgement) -> bool:
@@ -156,7 +183,7 @@ def _may_copy(judged: sql.Judgement) -> bool:
 
 def _may_reset(judged: sql.Judgement, text: bytes) -> bool:
     """Whether settings may go back to the server's own, instead of those of the start-up packet."""
-    if not judged.pin and judged.kind != sql.MANY:
+    if not (judged.settings or judged.pin or judged.kind == sql.MANY):
         return False
     lower = text.lower()
     resets = b"reset" in lower or b"discard" in lower or b"default" in lower
@@ -193,6 +220,8 @@ def _violation(session: "Session", problem: str) -> int:
 
 def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text: bytes) -> None:
     """What a statement means for the transaction and for the session's state."""
+    if judged.databases or judged.defaults:
+        claims.note(session, judged, exchange)
     if judged.begins:
         _begins(session, exchange)
         if session.answers.state == NONE:
@@ -200,37 +229,40 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text:
             session.begun_at = session.pool.outside.now
     if judged.ends:
         exchange.ends = True
+    if judged.local or judged.settings:
+        session.own_terms = True
+    if judged.discards and session.backend is not None:
+        statements.discard(session, session.backend, exchange)
     if session.backend is not None and (_may_copy(judged) or judged.setting in _LEXING):
         session.backend.fifo.barrier = True
     if session.start.items and session.backend is not None and _may_reset(judged, text):
         session.restore_due = True
         session.backend.fifo.barrier = True
-    if judged.pin and not session.pin:
-        follows = judged.kind == sql.SET_ONE and judged.setting in FOLLOWED
-        if not (follows and judged.setting in session.pool.base):
-            session.pin_for(judged.pin)
-    if judged.pin == "LOAD" and session.backend is not None:
-        session.backend.dirty = "LOAD"
+    if judged.settings or judged.pin or judged.looks:
+        state.note(session, judged, text)
     if session.listening is not None:
         session.listening.note(judged, exchange, text)
     if judged.notifies:
         listening.notifies(session)
 
 
-def _listens(session: "Session", judged: sql.Judgement, kind: int) -> int:
-    """What becomes of a LISTEN or NOTIFY, with a backend that it could be sent to."""
-    backend = session.backend
+def _listens(session: "Session", backend: "Backend", judged: sql.Judgement, text: bytes) -> int:
+    """Whether a LISTEN or NOTIFY in the extended protocol can be sent now."""
+    if judged.kind == sql.LISTEN and not listening.granted(session, text):
+        return HOLD
+    return _refused_or_late(session, backend, judged)
+
+
+def _refused_or_late(session: "Session", backend: "Backend", judged: sql.Judgement) -> int:
+    """What becomes of a LISTEN or NOTIFY for which there is a backend."""
     side = session.listening
-    assert backend is not None
-    if side is not None and side.refusal:
-        # The server makes the error, so that its transaction fails as the client's does.
-        refused, side.refusal = side.refusal, {}
-        if kind == QUERY:
-            session.replacement = encode.query(listening.refusal(refused))
-        else:
-            why = refused.get("M", "").encode("utf-8", "surrogateescape")
-            session.replacement = encode.describe_statement(b"(LISTEN) " + why)
-        backend.fifo.sent(kind if kind == QUERY else DESCRIBE)
+    if side is None:
+        return FORWARD
+    if side.refusal:
+        # The server refuses too, so that its transaction fails as the client's does.
+        why = side.refusal
+        side.refusal = {}
+        session.replacement = statements.failing(backend, why["C"], why["M"])
         return REPLACE
     if judged.notifies and not listening.may_notify(session):
         return HOLD
@@ -256,9 +288,6 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
             return verdict
     if kind == PARSE and answers.state <= BEGUN and _begin_unit(session, data, i):
         return SKIP
-    listens = _listens_by(session, data, i, end) if kind == PARSE else _STATELESS
-    if listens.kind == sql.LISTEN and not listening.granted(session, _text(data, i)):
-        return HOLD
     if not session.has_backend():
         return HOLD
     backend = session.backend
@@ -270,27 +299,18 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
         if fifo.copying:
             return _not_while_copying(session, kind)
     answers.unit = False
-    if listens is not _STATELESS:
-        verdict = _listens(session, listens, PARSE)
-        if verdict != FORWARD:
-            return verdict
-    if (kind == BIND or kind == DESCRIBE) and _uses_unparsed(session, kind, data, i):
-        fifo.sent(DESCRIBE)
-        session.replacement = _NOT_PARSED
-        return REPLACE
-    exchange = fifo.sent(kind)
-    if kind == BIND and session.prepared_copy:
-        fifo.barrier = True
     if kind == PARSE:
-        _parse(session, data, i, end, exchange)
-    elif kind == EXECUTE:
+        return _parse(session, backend, data, i, end)
+    if kind == BIND:
+        return _bind(session, backend, data, i)
+    if (kind == DESCRIBE or kind == CLOSE) and data[i + 5] == _OF_STATEMENT:
+        return _of_statement(session, backend, kind, data, i, end)
+    fifo.sent(kind)
+    if kind == EXECUTE:
         session.stats.queries += 1
-    elif kind == BIND:
-        session.stats.binds += 1
     elif kind == SYNC:
         session.unnamed = False
-        session.parsed = b""
-    elif kind not in (BIND, DESCRIBE, CLOSE) and not session.pin:
+    elif kind == FUNCTION_CALL:
         session.pin_for("FunctionCall")
     return FORWARD
 
@@ -307,34 +327,22 @@ def _begin_unit(session: "Session", data: bytes, i: int) -> bool:
     return session.skip_to > 0
 
 
-def _listens_by(session: "Session", data: bytes, i: int, end: int) -> sql.Judgement:
-    """What a Parse means that may LISTEN, or NOTIFY in a session that listens; else _STATELESS."""
-    if session.listening is None:
-        begins = i + 6 if not data[i + 5] else data.find(b"\0", i + 5) + 1
-        if begins >= len(data) or data[begins] | 0x20 in _NO_LISTEN:
-            return _STATELESS
-    judged = _judge_parsed(session, _text(data, i)) if end <= len(data) else _STATELESS
-    return judged if judged.kind == sql.LISTEN or judged.notifies else _STATELESS
-
-
-def _text(data: bytes, i: int) -> bytes:
-    """The text in the Parse at data[i]."""
-    begins = data.find(b"\0", i + 5) + 1
-    return data[begins : data.find(b"\0", begins)]
-
-
-def _goes_on(session: "Session", kind: int) -> bool:
+def _goes_on(session: "Session", kind: int, data: bytes, i: int) -> bool:
     """The short way: the unit's own statement was parsed, and this only goes on with it."""
+    if kind == BIND:
+        if data[i + 5] or data[i + 6]:
+            return False
+    elif kind == DESCRIBE and data[i + 6]:
+        return False
     backend = session.backend
     exchanges = backend.fifo.exchanges if backend is not None else None
     unit = exchanges[-1] if exchanges else None
-    if unit is None or not unit.open or unit.copying or unit.skipping or session.prepared_copy:
+    if unit is None or not unit.open or unit.copying or unit.skipping:
         return False
     unit.owed.append(kind)
     if kind == SYNC:
         unit.open = False
         session.unnamed = False
-        session.parsed = b""
     elif kind != DESCRIBE:
         unit.executes = True
         if kind == EXECUTE:
@@ -374,37 +382,254 @@ def _in_unit(session: "Session") -> bool:
     return backend is not None and bool(backend.fifo.exchanges) and backend.fifo.exchanges[-1].open
 
 
-def _uses_unparsed(session: "Session", kind: int, data: bytes, i: int) -> bool:
-    """Bind or Describe of an unnamed statement that is not this unit's: another client's."""
-    if session.unnamed:
-        return False
-    if kind == BIND:
-        portal_end = data.find(b"\0", i + 5)
-        return portal_end >= 0 and data[portal_end + 1 : portal_end + 2] == b"\0"
-    return data[i + 5 : i + 7] == b"S\0"
-
-
-def _parse(session: "Session", data: bytes, i: int, end: int, exchange: "Exchange | None") -> None:
+def _parse(session: "Session", backend: "Backend", data: bytes, i: int, end: int) -> int:
     name_end = data.find(b"\0", i + 5, end)
     text_end = data.find(b"\0", name_end + 1, end)
     whole = end <= len(data) and name_end >= 0 and text_end >= 0
     stats = session.stats
     stats.client_parses += 1
-    stats.server_parses += 1
     text = data[name_end + 1 : text_end] if whole else b""
     judged = _judge_parsed(session, text) if whole else _TOO_LONG
-    if judged is not _STATELESS and exchange is not None:
-        _note(session, judged, exchange, text)
-    if name_end == i + 5:
-        session.unnamed = True
-        session.parsed = data[i:end] if whole and end - i <= HELD_LIMIT else b""
-    elif name_end >= 0:
-        if not session.pin:
-            session.pin_for("prepared statement")
-        session.answers.remember(data[i + 5 : name_end], judged)
-        session.prepared_copy = session.prepared_copy or _may_copy(judged)
     session.statement = text[:_LINE]
     session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
+    if name_end == i + 5:
+        return _parse_unnamed(session, backend, data[i:end], judged, text)
+    name = data[i + 5 : name_end] if name_end >= 0 else b""
+    if session.session_mode or not whole or _is_skipping(backend):
+        return _parse_as_it_is(session, backend, judged)
+    return _parse_named(session, backend, name, data[name_end + 1 : end], judged)
+
+
+def _parse_unnamed(
+    session: "Session", backend: "Backend", message: bytes, judged: sql.Judgement, text: bytes
+) -> int:
+    session.stats.server_parses += 1
+    if judged.kind == sql.DEALLOCATE and judged.name in session.names.by_name:
+        return _parse_deallocate(session, backend, judged)
+    if judged is not _STATELESS:
+        verdict = _listens(session, backend, judged, text)
+        if verdict != FORWARD:
+            return verdict
+    exchange = backend.fifo.sent(PARSE)
+    assert exchange is not None
+    exchange.unnamed_at = len(exchange.owed) - 1
+    if judged is not _STATELESS:
+        _note(session, judged, exchange, text)
+    session.unnamed = True
+    session.names.unnamed = message
+    backend.prepared.unnamed = message
+    return FORWARD
+
+
+def _parse_as_it_is(session: "Session", backend: "Backend", judged: sql.Judgement) -> int:
+    """Under its own name: the server skips it, or the session has the backend to itself."""
+    session.stats.server_parses += 1
+    exchange = backend.fifo.sent(PARSE)
+    if not session.session_mode and not session.pin:
+        session.pin_for("prepared statement")
+    if judged is not _STATELESS and exchange is not None:
+        _note(session, judged, exchange, b"")
+    return FORWARD
+
+
+def _parse_named(
+    session: "Session", backend: "Backend", name: bytes, body: bytes, judged: sql.Judgement
+) -> int:
+    """Parse of a named statement: the client's name is ours to know, the server's is shared."""
+    names = session.names
+    if name in names.by_name:
+        said = f'prepared statement "{text_of(name)}" already exists'
+        session.replacement = statements.failing(backend, "42P05", said)
+        return REPLACE
+    if names.full:
+        said = "too many prepared statements: their texts are limited for each client"
+        session.replacement = statements.failing(backend, "53400", said)
+        return REPLACE
+    fifo = backend.fifo
+    if session.own_terms:
+        statement = statements.Statement(body, judged)
+    else:
+        statement = session.pool.texts.statement(body, judged, session.wanted)
+    if session.answers.status != IN_FAILED and statements.is_there(backend, statement):
+        unit = fifo.sent_as(statements.PARSED_BEFORE)
+        session.replacement = statements.CLOSE_NONE
+    else:
+        session.stats.server_parses += 1
+        session.replacement = _parse_again(backend, statement)
+        unit = fifo.exchanges[-1]
+    statements.name(unit, names, name, statement)
+    session.replacement += statements.make_room(backend)
+    return REPLACE
+
+
+def _parse_again(backend: "Backend", statement: statements.Statement) -> bytes:
+    """The statement's Parse, whose reply is the client's."""
+    said = b""
+    prepared = backend.prepared
+    if statements.is_there(backend, statement):
+        unit = backend.fifo.sent_as(statements.SWALLOWED | CLOSE)
+        statements.unprepare(unit, prepared, statement.name)
+        said = encode.close_statement(statement.name)
+    unit = backend.fifo.sent_as(PARSE)
+    statements.prepare(unit, prepared, statement)
+    return said + statement.parse
+
+
+def _parse_deallocate(session: "Session", backend: "Backend", judged: sql.Judgement) -> int:
+    """DEALLOCATE in the extended protocol of what only we know by this name: of another statement,
+    which is prepared for that.
+    """
+    victim = statements.Statement(b"\0\0\0", _STATELESS)
+    ahead = statements.ahead(backend, victim)
+    unit = backend.fifo.sent_as(PARSE)
+    unit.unnamed_at = len(unit.owed) - 1
+    statements.name(unit, session.names, judged.name, None)
+    statements.unprepare(unit, backend.prepared, victim.name)
+    message = encode.parse(b"DEALLOCATE " + victim.name)
+    session.unnamed = True
+    session.names.unnamed = message
+    backend.prepared.unnamed = message
+    session.replacement = ahead + message
+    return REPLACE
+
+
+def _bind(session: "Session", backend: "Backend", data: bytes, i: int) -> int:
+    session.stats.binds += 1
+    fifo = backend.fifo
+    portal_end = data.find(b"\0", i + 5)
+    name_end = data.find(b"\0", portal_end + 1) if portal_end >= 0 else -1
+    if name_end < 0 or _is_skipping(backend):
+        fifo.sent(BIND)
+        return FORWARD
+    if name_end == portal_end + 1:
+        return _of_unnamed(session, backend, BIND, i)
+    name = data[portal_end + 1 : name_end]
+    statement = _named(session, name)
+    if statement is None:
+        return _not_ours(session, backend, BIND, name)
+    if statement is session.stale:
+        session.replacement = statements.outdated(session, backend, statement)
+        return REPLACE
+    if statement.judged is not _STATELESS:
+        verdict = _listens(session, backend, statement.judged, statement.text)
+        if verdict != FORWARD:
+            return verdict
+    session.replacement = statements.check(backend, statement)
+    if session.replacement:
+        session.checks = True
+        return WAIT
+    ahead = statements.ahead(backend, statement)
+    exchange = fifo.sent(BIND)
+    assert exchange is not None
+    statements.use(exchange, statement, data, i)
+    _bound(session, statement.judged, exchange, statement)
+    length = int32(data, i + 1) + len(statement.name) - len(name)
+    head = b"B" + length.to_bytes(4, "big") + data[i + 5 : portal_end + 1]
+    session.replacement = ahead + head + statement.name
+    session.skip_to = name_end
+    return HEAD
+
+
+def _of_statement(
+    session: "Session", backend: "Backend", kind: int, data: bytes, i: int, end: int
+) -> int:
+    """Describe or Close of a statement."""
+    name = data[i + 6 : end - 1]
+    if _is_skipping(backend):
+        backend.fifo.sent(kind)
+        return FORWARD
+    if not name:
+        return _of_unnamed(session, backend, kind, i)
+    statement = _named(session, name)
+    if statement is None:
+        return _not_ours(session, backend, kind, name)
+    if kind == DESCRIBE:
+        ahead = statements.ahead(backend, statement)
+        unit = backend.fifo.sent_as(statements.DESCRIBED)
+        unit.described.append(statement)
+        statements.use(unit, statement, data, i)
+        session.replacement = ahead + encode.describe_statement(statement.name)
+    else:
+        unit = backend.fifo.sent_as(CLOSE)
+        statements.name(unit, session.names, name, None)
+        session.replacement = statements.CLOSE_NONE
+    return REPLACE
+
+
+def _of_unnamed(session: "Session", backend: "Backend", kind: int, i: int) -> int:
+    """Bind, Describe or Close of the unnamed statement. The backend may have another's."""
+    message = session.names.unnamed
+    fifo = backend.fifo
+    if kind == CLOSE:
+        fifo.sent(CLOSE)
+        session.names.unnamed = b""
+        backend.prepared.unnamed = b""
+        return FORWARD
+    if not message:
+        said = "unnamed prepared statement does not exist"
+        session.replacement = statements.failing(backend, "26000", said)
+        return REPLACE
+    text = message[6 : message.find(b"\0", 6)] if kind == BIND else b""
+    judged = _judge_parsed(session, text) if kind == BIND else _STATELESS
+    if judged is not _STATELESS:
+        verdict = _listens(session, backend, judged, text)
+        if verdict != FORWARD:
+            return verdict
+    ahead = b""
+    if backend.prepared.unnamed is not message:
+        if 1 + int32(message, 1) != len(message):
+            said = "a statement this long must be parsed in the transaction that runs it"
+            session.replacement = statements.failing(backend, "0A000", said)
+            return REPLACE
+        unit = fifo.sent_as(statements.SWALLOWED | PARSE)
+        unit.unnamed_at = len(unit.owed) - 1
+        backend.prepared.unnamed = message
+        session.unnamed = True
+        ahead = message
+    exchange = fifo.sent(kind)
+    if kind == BIND and exchange is not None:
+        _bound(session, judged, exchange, None, text)
+    if not ahead:
+        return FORWARD
+    session.replacement = ahead
+    session.skip_to = i
+    return HEAD
+
+
+def _bound(
+    session: "Session",
+    judged: sql.Judgement,
+    exchange: "Exchange",
+    statement: statements.Statement | None,
+    text: bytes = b"",
+) -> None:
+    """A statement that was parsed before is bound now: what it means."""
+    if judged is not _STATELESS:
+        _note(session, judged, exchange, text if statement is None else statement.text)
+
+
+def _named(session: "Session", name: bytes) -> statements.Statement | None:
+    return None if session.session_mode else session.names.by_name.get(name)
+
+
+def _not_ours(session: "Session", backend: "Backend", kind: int, name: bytes) -> int:
+    """Bind, Describe or Close of a name that only the server may know, from SQL PREPARE."""
+    if name.startswith(statements.PREFIX) and not session.session_mode:
+        if kind == CLOSE:
+            backend.fifo.sent(CLOSE)
+            session.replacement = statements.CLOSE_NONE
+        else:
+            said = f'prepared statement "{text_of(name)}" does not exist'
+            session.replacement = statements.failing(backend, "26000", said)
+        return REPLACE
+    backend.fifo.sent(kind)
+    return FORWARD
+
+
+def _is_skipping(backend: "Backend") -> bool:
+    """Whether the server skips what is sent now, up to Sync."""
+    exchanges = backend.fifo.exchanges
+    return bool(exchanges) and exchanges[-1].open and exchanges[-1].skipping
 
 
 def _judge_parsed(session: "Session", text: bytes) -> sql.Judgement:

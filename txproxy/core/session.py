@@ -4,19 +4,29 @@
 and what is forwarded goes to the backend in one write, as the same bytes object where nothing had
 to be changed.
 
-A session holds a backend for one unit, for an open transaction, or, once it has made session state
-that we cannot carry elsewhere (`pin`), to its end.
+A session holds a backend for one unit, for an open transaction, or while it has session state that
+we cannot carry elsewhere (`pin`).
 """
 
 from typing import TYPE_CHECKING, Final
 
 from txproxy.config import SessionSettings
-from txproxy.core import begin, endings, requests, transaction
+from txproxy.core import begin, endings, requests, state, transaction
 from txproxy.core.answers import Answers, Ours
-from txproxy.core.backend import RESTORING
+from txproxy.core.backend import REPLAYING, RESTORING
+from txproxy.core.exchange import Fifo
 from txproxy.core.ports import ClientPort, next_id
-from txproxy.core.requests import FORWARD, HOLD, REPLACE, SKIP, STOP
-from txproxy.core.settings import FOLLOWED, Settings, difference, judgeable, restoring
+from txproxy.core.requests import FORWARD, HEAD, HOLD, REPLACE, SKIP, STOP, WAIT
+from txproxy.core.settings import (
+    FOLLOWED,
+    Settings,
+    changes_who,
+    difference,
+    encoding_first,
+    judgeable,
+    restoring,
+)
+from txproxy.core.statements import Names, Statement
 from txproxy.core.transaction import BEGUN, NONE, OPEN
 from txproxy.wire import encode
 from txproxy.wire.codes import (
@@ -24,8 +34,6 @@ from txproxy.wire.codes import (
     HELD_LIMIT,
     IDLE,
     IN_FAILED,
-    PARSE,
-    SYNC,
     client_least,
     client_limits,
 )
@@ -34,6 +42,7 @@ from txproxy.wire.scan import Tail
 
 if TYPE_CHECKING:
     from txproxy.core.backend import Backend
+    from txproxy.core.claims import Claim
     from txproxy.core.listening import Listening
     from txproxy.core.pool import Pool
 
@@ -49,12 +58,17 @@ class Session:
               answer in the server's place
     backend   the one it holds; None: none
     blocked   its bytes are held in `inbox`: it waits for a backend (`queued`), or for one to answer
-    pin       why it keeps its backend to its end; "" if it does not
+    pin       why it keeps its backend, for people; "" if it does not
+    kept      what it may have on its backend: see state.py; None: nothing
+    replaying the backend is being given its settings, which may fail
+    epoch     the pool's when a backend last took its settings: of another's we know nothing
     wanted    its settings now; `settled`: as of the last moment without a transaction
     listening   what it has to do with LISTEN, if anything: see listening.py
     pid       the process id that its client was told; 0: none yet
     told      the parameters that its client was last told, by the server's spelling
     begin     the BEGIN that no backend has heard of yet: see begin.py
+    names     what its names of prepared statements mean: see statements.py
+    own_terms what it prepares now may mean something else to others: its settings are not certain
     """
 
     __slots__ = (
@@ -68,33 +82,38 @@ class Session:
         "begin_closes",
         "begun_at",
         "blocked",
+        "checks",
         "client",
         "client_full",
         "connected_at",
+        "defaults_due",
         "ended",
+        "epoch",
         "flushed_at",
         "id",
+        "kept",
         "listening",
         "logging_in",
         "marked_at",
+        "names",
         "ours",
         "outgoing",
         "outside",
-        "parsed",
+        "own_terms",
         "pid",
         "pin",
         "pool",
-        "prepared_copy",
         "problem",
         "queued",
         "queued_at",
-        "reparse",
         "replacement",
+        "replaying",
         "restore_due",
         "session_mode",
         "settings",
         "settled",
         "skip_to",
+        "stale",
         "start",
         "statement",
         "statement_end",
@@ -131,16 +150,21 @@ class Session:
         self.address = address
         self.connected_at = 0.0  # seconds since 1970
         self.ours = ours
-        self.answers = Answers(ours)
+        self.names = Names()
+        self.answers = Answers(ours, self.names)
         self.backend: Backend | None = None
         self.wanted = wanted
         self.settled = wanted
         self.start = wanted
+        self.defaults_due: Claim | None = None  # what new sessions begin with is being changed
         self.restore_due = False  # it may have reset what it asked for at the start
         self.told: dict[str, str] = {}
         self.pin = ""
         self.pid = 0
         self.listening: Listening | None = None
+        self.kept: state.Kept | None = None
+        self.replaying = False
+        self.epoch = pool.epoch
         self.logging_in = False
         self.ended = False
         self.client_full = False  # what was written to the client has not been taken by its socket
@@ -155,12 +179,12 @@ class Session:
         self.stream_forward = False
         self.outgoing: list[bytes] = []  # what goes to the backend ahead of the client's bytes
         self.replacement = b""
-        self.skip_to = 0  # with the verdict SKIP: where the messages end that were answered here
+        self.skip_to = 0  # with the verdicts SKIP and HEAD: where to go on
         self.problem = ""
-        self.prepared_copy = False  # a named statement may be a COPY
         self.unnamed = False  # the unnamed statement was parsed in the unit that is open now
-        self.parsed = b""  # that Parse message
-        self.reparse = b""  # a Parse to be sent again, because we ended the unit it was in
+        self.own_terms = False
+        self.checks = False  # it waits for the answer to a Describe of ours
+        self.stale: Statement | None = None  # what that found to be other than it was
         self.begin = b""
         self.begin_closes = False  # whether there is no portal of it left, as behind a Query
         self.strings_conform = True  # as the server reports at login, and later
@@ -172,7 +196,7 @@ class Session:
         self.statement = b""
         self.statement_end = b""
         if not judgeable(wanted.by_name.get("client_encoding", "")):
-            self.pin = "client_encoding"
+            self.pin_for("client_encoding")
 
     def __repr__(self) -> str:
         state = transaction.STATES[self.answers.state]
@@ -216,6 +240,15 @@ class Session:
         self._inbox_size += len(data)
         if self._inbox_size > HELD_LIMIT:
             self.client.update_reading()
+
+    def may_go_on(self, fifo: Fifo) -> bool:
+        """Whether what is held can be sent though not all is answered."""
+        return fifo.copying or (self.checks and fifo.waits_for_client)
+
+    def hold_again(self, data: bytes) -> None:
+        """These bytes, handled before, come again once the backend is idle."""
+        self.blocked = True
+        self._hold(data)
 
     def resume(self) -> None:
         """What the session waited for has come: go on with what was held."""
@@ -278,22 +311,24 @@ class Session:
                 if start < i:
                     pieces.append(data[start:i])
                 start = min(end, n)
-                if verdict == REPLACE:
+                if verdict == REPLACE or verdict == HEAD or verdict == WAIT:
                     pieces.append(self.replacement)
+                if verdict == HEAD:
+                    start = self.skip_to
                 elif verdict == SKIP:
                     end = start = self.skip_to
                 elif verdict >= HOLD:
                     break
             if end > n:
                 self.stream = end - n
-                self.stream_forward = verdict == FORWARD
+                self.stream_forward = verdict <= HEAD
                 end = n
             i = end
         if verdict == STOP:
             self._flush(data, i, i, pieces)
             self._stop()
             return
-        if verdict == HOLD:
+        if verdict >= HOLD:
             self.blocked = True
             self._hold(data[i:])
             self._flush(data, i, i, pieces)
@@ -345,9 +380,12 @@ class Session:
                 self._queue()
                 return False
             self._attach(backend)
+            if self.replaying:
+                return False
         elif backend.settling or (backend.cancels and not backend.fifo.exchanges):
             return False
         if self.begin:
+            backend.prepared.unnamed = b""
             self.outgoing.append(begin.ahead(self, backend.fifo))
         return True
 
@@ -367,6 +405,9 @@ class Session:
             if not backend.fifo.exchanges:
                 self.backend_idle()
             return
+        if self.replaying:
+            self._flush(b"", 0, 0, [])
+            return
         self.resume()
         if self.backend is backend and not backend.fifo.exchanges and not backend.settling:
             self.backend_idle()
@@ -379,15 +420,7 @@ class Session:
             backend.dirty = self.pin
         ahead = self.outgoing
         if backend.applied is not self.wanted:
-            change = difference(backend.applied, self.wanted)
-            backend.applied = self.wanted
-            if change:
-                ahead.append(backend.ours(change, "settings"))
-        if self.reparse:
-            ahead.append(self.reparse + encode.SYNC)
-            backend.fifo.sent(PARSE, False)
-            backend.fifo.sent(SYNC, False)
-            self.reparse = b""
+            self._replay(backend)
         if not ahead and self.told is not backend.params and not self.logging_in:
             news = backend.news()
             if news:
@@ -398,11 +431,54 @@ class Session:
             backend.wants_pause = True
             backend.port.update_reading()
 
+    def _replay(self, backend: "Backend") -> None:
+        """Give the backend the session's settings.
+
+        They are the server's own words, and go ahead of the client's in the same write. But who the
+        session is, and anything to a server that we have not met, may be refused: then the client's
+        statement must not run, and waits for the answer.
+        """
+        change = difference(backend.applied, self.wanted)
+        first = b"" if change.isascii() else encoding_first(backend.applied, self.wanted)
+        may_fail = changes_who(self.wanted) or self.epoch != self.pool.base_of
+        purpose = "settings"
+        if change and may_fail and not self.logging_in:
+            self.replaying = True
+            purpose = REPLAYING
+        else:
+            backend.applied = self.wanted
+        for sql in (first, change):
+            if sql:
+                self.outgoing.append(backend.ours(sql, purpose))
+
+    def _replayed(self, backend: "Backend") -> None:
+        """The backend has taken the session's settings, or the client gets the server's error."""
+        self.replaying = False
+        failed = backend.ours_failed
+        if failed:
+            backend.ours_failed = {}
+            backend.dirty = backend.dirty or "settings that were refused"
+            self._release(backend)
+            self.refuse_backend(failed)
+            return
+        backend.applied = self.wanted
+        self.epoch = self.pool.base_of
+        self._attach(backend)
+        self.resume()
+
     def pin_for(self, reason: str) -> None:
-        """Keep the backend to the session's end; then it is reset."""
-        self.pin = reason
-        if self.backend is not None:
-            self.backend.dirty = reason
+        """Keep the backend: until the state is gone, if it can be looked at, or to the end."""
+        state.pin(self, reason)
+
+    def backend_free(self) -> None:
+        """What had to be over before anything is sent to the backend is over."""
+        if self.blocked:
+            self.resume()
+        backend = self.backend
+        if self.kept is None or backend is None or backend.settling:
+            return
+        if not backend.fifo.exchanges:
+            self.backend_idle()
 
     def backend_idle(self) -> None:
         """Everything that was sent has been answered."""
@@ -410,6 +486,9 @@ class Session:
         assert backend is not None
         if self.logging_in:
             self._login_answered(backend)
+        elif self.replaying:
+            self._replayed(backend)
+            return
         elif self.stream and self.stream_forward:
             return  # the rest of a message that has begun belongs to this backend
         elif self.listening is not None and self.listening.flushing:
@@ -420,8 +499,13 @@ class Session:
             return
         elif self.transaction_expired and self.answers.state == OPEN:
             self.reap("transaction_timeout")
-        elif self.answers.state != OPEN and not self.pin:
-            self._release(backend)
+        elif self.answers.state != OPEN:
+            if self.kept is not None and state.is_due(self):
+                if not (backend.cancels or backend.fifo.in_transaction):
+                    state.ask(self, backend)
+                return
+            if not self.pin:
+                self._release(backend)
         if self.blocked and not self.queued and not self.logging_in and self._may_go_on():
             self.resume()
 
@@ -432,6 +516,7 @@ class Session:
     def _release(self, backend: "Backend") -> None:
         self.backend = None
         self.unnamed = False
+        self.own_terms = False
         backend.session = None
         if backend.full:
             self.client.update_reading()
@@ -459,6 +544,9 @@ class Session:
             answers.state = transaction.after(answers.state, transaction.READY_IDLE)
         self.settled = self.wanted
         self.transaction_expired = False
+        if self.defaults_due is not None and not self.defaults_due.holds:
+            self.defaults_due = None
+            self.outside.defaults_changed(self.pool)
         if self.backend is not None and self.backend.fifo.begins:
             answers.state = BEGUN
 
@@ -481,7 +569,7 @@ class Session:
             self.backend.applied = self.wanted
         if lower == "standard_conforming_strings":
             self.strings_conform = value != "off"
-        elif lower == "client_encoding" and not judgeable(value) and not self.pin:
+        elif lower == "client_encoding" and not judgeable(value):
             self.pin_for("client_encoding")
 
     def undo_settings(self) -> None:
@@ -540,8 +628,9 @@ class Session:
         self.logging_in = False
         self.told = params
         self.strings_conform = params.get("standard_conforming_strings", "on") != "off"
-        if not judgeable(params.get("client_encoding", "")) and not self.pin:
-            self.pin = "client_encoding"
+        self.epoch = self.pool.base_of
+        if not judgeable(params.get("client_encoding", "")):
+            self.pin_for("client_encoding")
         self.client.admitted(params)
         self.resume()
 

@@ -1,8 +1,9 @@
 """Session settings: what a client wants, what a backend has, and the difference as SQL.
 
 A client's wishes come with its start-up packet, and change when the server reports a setting of
-FOLLOWED. They go to each backend that serves the client, ahead of its statement. Values are shared:
-sessions that want the same hold the same object, so that comparing them is comparing addresses.
+FOLLOWED, or answers our question what holds (state.py). They go to each backend that serves the
+client, ahead of its statement. Values are shared: sessions that want the same hold the same object,
+so that comparing them is comparing addresses.
 
 Source: PostgreSQL 18, section 54.2.7 "Asynchronous Operations" (which settings are reported).
 """
@@ -22,7 +23,10 @@ FOLLOWED: Final = frozenset(
         "timezone",
     )
 )
-"""Settings that a SET may change without pinning, where the server reports them."""
+"""Settings of whose change the server tells us by itself, where it reports them."""
+
+WHO: Final = ("session_authorization", "role")
+"""Who the session is. All other settings are set as the user that logged in."""
 
 _BACKSLASH_SECOND: Final = frozenset(
     ("SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "GB18030", "UHC", "JOHAB")
@@ -30,6 +34,7 @@ _BACKSLASH_SECOND: Final = frozenset(
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*")
 _SHARED_LIMIT: Final = 10_000
+_SHARED_SIZE: Final = 2048  # characters of values; larger ones are not kept for others
 
 
 class Settings:
@@ -38,6 +43,7 @@ class Settings:
     def __init__(self, items: tuple[tuple[str, str], ...]) -> None:
         self.items = items
         self.by_name: dict[str, str] = dict(items)
+        self.parsing = self.without("application_name")  # what a statement's meaning depends on
 
     def __repr__(self) -> str:
         return f"<Settings {self.by_name}>"
@@ -62,11 +68,18 @@ def share(by_name: dict[str, str]) -> Settings:
     items = tuple(sorted(by_name.items()))
     known = _shared.get(items)
     if known is None:
-        if len(_shared) >= _SHARED_LIMIT:
-            _shared.clear()
         known = Settings(items)
-        _shared[items] = known
+        if size(items) <= _SHARED_SIZE:
+            if len(_shared) >= _SHARED_LIMIT:
+                _shared.clear()
+                _shared[()] = NO_SETTINGS
+            _shared[items] = known
     return known
+
+
+def size(items: tuple[tuple[str, str], ...]) -> int:
+    """Characters in names and values."""
+    return sum(len(name) + len(value) for name, value in items)
 
 
 NO_SETTINGS: Final = Settings(())
@@ -88,18 +101,54 @@ def difference(applied: Settings, wanted: Settings) -> bytes:
 
     One string is one transaction: all of it happens or none. set_config() and not SET, because a
     start-up packet gives values as set_config() takes them (a search_path is a list in one string).
+    Who the session is goes off first and comes on last: a role may be allowed less.
     """
     if applied.items == wanted.items:
         return b""
-    parts = [f"RESET {name}" for name in applied.by_name if name not in wanted.by_name]
+    had = applied.by_name
+    wants = wanted.by_name
+    parts = [_reset(name) for name in reversed(WHO) if name in had]
+    parts += [_reset(name) for name in had if name not in wants and name not in WHO]
     calls = [
-        f"pg_catalog.set_config('{name}',{_literal(value)},false)"
+        _call(name, value)
         for name, value in wanted.items
-        if applied.by_name.get(name) != value
+        if had.get(name) != value and name not in WHO
     ]
+    calls += [_call(name, wants[name]) for name in WHO if name in wants]
     if calls:
         parts.append("SELECT " + ",".join(calls))
     return ";".join(parts).encode("utf-8", "surrogateescape")
+
+
+def encoding_first(applied: Settings, wanted: Settings) -> bytes:
+    """The SQL that changes client_encoding alone; b"" if it stays as it is.
+
+    The server converts a string before it reads it, so values that are not ASCII must come in a
+    string behind this one.
+    """
+    value = wanted.by_name.get("client_encoding")
+    if applied.by_name.get("client_encoding") == value:
+        return b""
+    if value is None:
+        return b"RESET client_encoding"
+    return f"SELECT {_call('client_encoding', value)}".encode("utf-8", "surrogateescape")
+
+
+def changes_who(wanted: Settings) -> bool:
+    """Whether replaying these may make the session somebody else: that may fail at any time."""
+    return any(name in wanted.by_name for name in WHO)
+
+
+def _call(name: str, value: str) -> str:
+    return f"pg_catalog.set_config('{name}',{_literal(value)},false)"
+
+
+def _reset(name: str) -> str:
+    if name == "session_authorization":
+        return "RESET SESSION AUTHORIZATION"
+    # A part of a name like app.user may be a reserved word.
+    quoted = ".".join(f'"{part}"' for part in name.split(".")) if "." in name else name
+    return f"RESET {quoted}"
 
 
 def restoring(start: Settings) -> bytes:

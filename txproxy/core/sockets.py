@@ -39,7 +39,7 @@ _SOCKET: Final = (
 
 COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
     "CLIENTS": columns(_SOCKET + " transaction:text idle_in_transaction_ms pin:text"),
-    "SERVERS": columns(_SOCKET),
+    "SERVERS": columns(_SOCKET + " pin:text"),
     "SOCKETS": columns(
         _SOCKET + " recv_pos pkt_pos pkt_remain send_pos send_remain pkt_avail send_avail"
     ),
@@ -102,7 +102,7 @@ def _client(session: "Session", state: str, view: View) -> Row:
         _peer_pid(session.address),
         session.client.endpoint.tls,
         session.told.get("application_name", ""),
-        0,
+        len(session.names.by_name),
         session.id,
     )
 
@@ -118,7 +118,10 @@ def _ends(endpoint: "Endpoint") -> tuple[str, int, str, int]:
 
 def _servers(view: View) -> list[Row]:
     return [
-        _server(backend, server_state(backend, idle), view)
+        (
+            *_server(backend, server_state(backend, idle), view),
+            backend.session.pin if backend.session is not None else "",
+        )
         for pool in all_pools(view.server)
         for idle in (set(pool.idle),)
         for backend in servers(pool)
@@ -146,7 +149,7 @@ def _server(backend: "Backend", state: str, view: View) -> Row:
         backend.port.pid,
         backend.port.endpoint.tls,
         session.told.get("application_name", "") if session is not None else "",
-        0,
+        len(backend.prepared.by_name),
         backend.id,
     )
 

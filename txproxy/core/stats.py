@@ -60,6 +60,9 @@ class Stats:
         "notifications",  # told to clients by the listening connection
         "begins_deferred",
         "begins_saved",  # those of them that no backend ever heard of
+        "pins_set",  # sessions that from then on kept their backend
+        "pins_released",  # sessions whose state was seen to be gone
+        "pin_timeouts",
     )
 
     def __init__(self) -> None:
@@ -94,6 +97,9 @@ class Stats:
         self.notifications = 0
         self.begins_deferred = 0
         self.begins_saved = 0
+        self.pins_set = 0
+        self.pins_released = 0
+        self.pin_timeouts = 0
         self.waiting = Histogram()
         self.transactions = Histogram()
         self.idle_in_transaction = Histogram()

@@ -8,6 +8,7 @@ handful of these connections, whatever database names clients come with.
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import asyncpg
@@ -97,6 +98,10 @@ class Authenticator:
         for asker in self._askers.values():
             asker.close_idle()
         self._askers.clear()
+
+    def leave(self, leads_there: Callable[[PoolSettings], bool]) -> list[PoolSettings]:
+        """Close the connections that are not in use and lead there; returns where each led."""
+        return [left for asker in self._askers.values() for left in asker.leave(leads_there)]
 
     async def close(self) -> None:
         """End at once what is being asked, and all connections."""
@@ -192,6 +197,14 @@ class _Asker:
         """Close what nobody uses at this moment."""
         while self._idle:
             self._close(self._idle.pop()[2])
+
+    def leave(self, leads_there: Callable[[PoolSettings], bool]) -> list[PoolSettings]:
+        """Close what nobody uses at this moment and leads there; returns where each led."""
+        leaving = [kept for kept in self._idle if leads_there(kept[0])]
+        for kept in leaving:
+            self._idle.remove(kept)
+            self._close(kept[2])
+        return [kept[0] for kept in leaving]
 
     async def closed(self) -> None:
         """Wait until all is closed that was to be."""

@@ -6,6 +6,8 @@ many clients there are.
 """
 
 import asyncio
+import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -21,6 +23,7 @@ from prometheus_client.registry import Collector
 from txproxy import __version__
 from txproxy.core.endings import sleeps
 from txproxy.core.pool import Pool
+from txproxy.core.state import REASONS
 from txproxy.core.stats import Histogram, Stats
 from txproxy.core.view import is_console
 
@@ -60,6 +63,9 @@ COUNTERS: Final = {
     "notifications": ("notifications", "Notifications that clients were told of."),
     "begins_deferred": ("begins_deferred", "BEGINs that were answered before a server was told."),
     "begins_saved": ("begins_saved", "Those of them that no server ever heard of."),
+    "pins_set": ("pins_set", "Clients that began to keep a backend, by state of their own."),
+    "pins_released": ("pins_released", "Clients whose pin was released: the state was gone."),
+    "pin_timeouts": ("pin_timeouts", "Clients closed by pin_timeout."),
 }
 """For each of Stats.COUNTERS the metric's name, less txproxy_ and _total, and what it says."""
 
@@ -88,6 +94,7 @@ class Census:
     connecting: int = 0
     longest_wait: float = 0.0  # seconds, as the other one
     longest_sleep: float = 0.0  # in a transaction
+    pins: Counter[str] = dataclasses.field(default_factory=Counter)  # sessions by each reason
 
 
 def census(pool: Pool, now: float) -> Census:
@@ -98,6 +105,8 @@ def census(pool: Pool, now: float) -> Census:
         if session is None:
             continue
         found.lent += 1
+        if session.kept is not None:
+            found.pins.update(session.kept.reasons)
         if sleeps(session):
             found.idle_in_transaction += 1
             found.longest_sleep = max(found.longest_sleep, now - session.active_at)
@@ -170,6 +179,11 @@ def _pools(server: "Server") -> Iterator[Metric]:
         " settling (being rolled back, reset or checked), connecting, listening.",
         labels=(*_LABELS, "state"),
     )
+    pinned = GaugeMetricFamily(
+        "txproxy_pinned_clients",
+        "Clients that keep a backend, by reason; one may have several.",
+        labels=(*_LABELS, "reason"),
+    )
     plain = {
         name: GaugeMetricFamily(f"txproxy_{name}", meaning, labels=_LABELS)
         for name, meaning in {
@@ -199,6 +213,8 @@ def _pools(server: "Server") -> Iterator[Metric]:
             "listening": pool.listener.backend is not None,
         }.items():
             backends.add_metric((*names, state), count)
+        for reason in REASONS:
+            pinned.add_metric((*names, reason), found.pins[reason])
         for name, value in {
             "oldest_wait_seconds": found.longest_wait,
             "oldest_idle_in_transaction_seconds": found.longest_sleep,
@@ -208,7 +224,7 @@ def _pools(server: "Server") -> Iterator[Metric]:
             "listening_clients": len(pool.listener.sessions()),
         }.items():
             plain[name].add_metric(names, value)
-    yield from (clients, backends, *plain.values())
+    yield from (clients, backends, pinned, *plain.values())
 
 
 def _proxy(server: "Server") -> Iterator[Metric]:

@@ -118,5 +118,5 @@ class Janitor:
                 if late and not client.transport.is_closing():
                     server.log_refusal(client.address, _TOO_SLOW)
                     client.close()
-            elif session.settings.client_idle_timeout:
+            elif session.pin or session.settings.client_idle_timeout:
                 endings.look_if_idle(session, now)

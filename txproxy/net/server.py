@@ -19,6 +19,7 @@ from txproxy.config import Config, SessionSettings, TcpAddress, UnixAddress
 from txproxy.core import endings
 from txproxy.core.backend import Backend
 from txproxy.core.cancel import CancelKeys
+from txproxy.core.claims import Claim
 from txproxy.core.handshake import Credentials, ServerRefusal
 from txproxy.core.limits import Group
 from txproxy.core.listener import Listener
@@ -31,6 +32,7 @@ from txproxy.net import log, tls
 from txproxy.net.admin import Admin
 from txproxy.net.auth import Authenticator
 from txproxy.net.client import Client, too_many
+from txproxy.net.databases import Databases
 from txproxy.net.janitor import TICK, Janitor
 from txproxy.net.log import LOGGER
 from txproxy.net.metrics import Metrics
@@ -81,6 +83,7 @@ class Server:
         self._settings: dict[tuple[str, str], SessionSettings] = {}
         self.orphans: set[Pool] = set()
         self._told: dict[str, dict[str, float]] = {}
+        self._by_server = Databases(self)
         self._listeners: list[asyncio.Server] = []
         self._sockets: list[UnixAddress] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,6 +106,12 @@ class Server:
     @property
     def log_statement_literals(self) -> bool:
         return self.config.log_statement_literals
+
+    def claimed(self, pool: Pool, names: tuple[str, ...], claim: Claim) -> None:
+        self._by_server.claimed(pool, names, claim)
+
+    def defaults_changed(self, pool: Pool) -> None:
+        self._by_server.defaults_changed(pool)
 
     def clock(self) -> float:
         """Exact seconds."""

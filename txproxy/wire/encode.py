@@ -66,6 +66,11 @@ def describe_statement(name: bytes) -> bytes:
     return message(b"D", b"S" + name + b"\0")
 
 
+def close_statement(name: bytes) -> bytes:
+    """Close of a prepared statement."""
+    return message(b"C", b"S" + name + b"\0")
+
+
 def command_complete(tag: bytes) -> bytes:
     """CommandComplete."""
     return message(b"C", tag + b"\0")
@@ -100,14 +105,24 @@ def data_row(value: str) -> bytes:
     return message(b"D", b"\0\1" + len(data).to_bytes(4, "big") + data)
 
 
-def error(severity: str, sqlstate: str, text: str, *, detail: str = "", hint: str = "") -> bytes:
-    """ErrorResponse with S, V, C, M and, where given, D and H."""
+def error(
+    severity: str,
+    sqlstate: str,
+    text: str,
+    *,
+    detail: str = "",
+    hint: str = "",
+    routine: str = "",
+) -> bytes:
+    """ErrorResponse with S, V, C, M and, where given, D, H and R."""
     level = _text(severity)
     body = b"S" + level + b"V" + level + b"C" + _text(sqlstate) + b"M" + _text(text)
     if detail:
         body += b"D" + _text(detail)
     if hint:
         body += b"H" + _text(hint)
+    if routine:
+        body += b"R" + _text(routine)
     return message(b"E", body + b"\0")
 
 

@@ -1,22 +1,23 @@
 r"""What the text of a Query or Parse means for transactions and for the session's state.
 
 Most statements are decided by their first word and a few searches for bytes that hide no state if
-they are absent. Only where such bytes are found is the text split into its statements and each of
-them rewritten as *words*: in lower case, single spaces, no comments, every string as a lone ',
-every quoted identifier that is not plain as "?". Nothing a client has put between quotes can then
-look like a keyword, and regular expressions anchored at the first word say what the statement is.
+they are absent. Only where such bytes are found is the text split into its statements (lexer.py);
+then regular expressions anchored at the first word say what each of them is.
 
 What cannot be read as the server reads it (unterminated quotes, BEGIN ATOMIC bodies, a few junk
 tokens on which server versions differ) gets the most careful answer. Under a client encoding that
 may hold a backslash in a character's second byte, do not ask.
 
-Source: PostgreSQL 15 to 18, src/backend/parser/scan.l and gram.y.
+Source: PostgreSQL 15 to 18, src/backend/parser/gram.y.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
+
+from txproxy.wire import lexer, names
+from txproxy.wire.lexer import Statement
 
 STATEMENT: Final = 0
 EMPTY: Final = 1
@@ -71,157 +72,10 @@ class Judgement:
             self.first = self.kind
 
 
-# The lexer: everything in a text that is not words, numbers and operators.
-
-# The number of the group in the pattern says which.
-_LITERAL: Final = 1
-_QUOTED: Final = 2
-_COMMENT: Final = 3
-_OPEN_COMMENT: Final = 4
-_OPEN_DOLLAR: Final = 5
-_SEMICOLON: Final = 6
-_BROKEN: Final = 7
-_END: Final = 8
-
-
-_PLAIN: Final = r"[^']*(?:''[^']*)*'"
-_ESCAPED: Final = r"[^'\\]*(?:(?:\\.|'')[^'\\]*)*'"
-_CONTINUED: Final = r"[ \t\f\v]*(?:--[^\r\n]*)?[\r\n](?:[ \t\r\n\f\v]|--[^\r\n]*[\r\n])*'"
-_IDENTIFIER: Final = r'[^"]*(?:""[^"]*)*"'
-_IN_WORD: Final = r"[A-Za-z0-9_$\x80-\xff]"
-_TAG: Final = r"(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$"
-
-
-def _string(letters: str, special: str, ordinary: str) -> str:
-    """A string, its first quote consumed: `special` behind one of `letters`, else `ordinary`.
-
-    Continuations on further lines are of the first one's sort. A digit before the letter, as in
-    1E'', is junk that server versions read differently.
-    """
-    return rf"""(?<![0-9][eEbBxX]')(?:
-        (?:(?<![{letters}]')|(?<={_IN_WORD}[{letters}]')){ordinary}
-        |(?<=[{letters}]')(?<!{_IN_WORD}[{letters}]'){special}(?:{_CONTINUED}{special})*)"""
-
-
-def _lexer(string: str) -> re.Pattern[bytes]:
-    """Finds the next quote, comment, dollar quote or semicolon.
-
-    The first character comes first for speed: re then skips to the next one in C. No group is
-    repeated that could match in two ways: that keeps everything linear. Broken is also a dollar
-    quote behind a digit, as in $1$$, where versions up to 14 begin a new token.
-    """
-    pattern = rf"""['"$;/-](?:
-        (?<=')({string})
-        |(?<=")({_IDENTIFIER})
-        |(?<=-)(-[^\r\n]*)
-        |(?<=/)(\*)
-        |(?<=\$)(?<!{_IN_WORD}\$)({_TAG})
-        |(?<=;)()
-        |((?<=['"])|(?<=[0-9$]\$){_TAG}))"""
-    return re.compile(pattern.encode(), re.DOTALL | re.VERBOSE)
-
-
-_CONFORMING_STRING: Final = _string("eE", _ESCAPED, _PLAIN)
-_CONFORMING: Final = _lexer(_CONFORMING_STRING)
-_ESCAPING: Final = _lexer(_string("bBxX", _PLAIN, _ESCAPED))
-_COMMENT_EDGE: Final = re.compile(rb"/\*|\*/")
-
-
-def _next(text: bytes, position: int, lexer: re.Pattern[bytes]) -> tuple[int, int, int]:
-    """Where the next token of interest begins and ends, and which it is."""
-    found = lexer.search(text, position)
-    if found is None:
-        return len(text), len(text), _END
-    kind = found.lastindex or _BROKEN
-    start = found.start()
-    end = found.end()
-    if kind == _OPEN_COMMENT:
-        kind = _COMMENT
-        end = _comment_end(text, end)
-    elif kind == _OPEN_DOLLAR:
-        kind = _LITERAL
-        close = text.find(found.group(), end)
-        end = close + end - start if close >= 0 else -1
-    return (start, end, kind) if end >= 0 else (start, start, _BROKEN)
-
-
-def _comment_end(text: bytes, position: int) -> int:
-    """Where the comment that was opened before `position` ends; they nest. -1: nowhere."""
-    depth = 1
-    while depth:
-        edge = _COMMENT_EDGE.search(text, position)
-        if edge is None:
-            return -1
-        position = edge.end()
-        depth += 1 if edge.group() == b"/*" else -1
-    return position
-
-
-# From text to statements.
-
-
-@dataclass
-class _Statement:
-    words: bytes
-    text: bytes
-    end: int  # in the whole text, behind the semicolon
-    strings: list[bytes]  # what stands for each ' in `words`, with its quotes
-    names: list[bytes]  # the same for each "…"
-
-
-_SEMICOLONS_LIMIT: Final = 1000  # a text of more than these cannot be judged
-_PLAIN_NAME: Final = re.compile(rb'"[\w.$]+"')
-
-
-def _split(text: bytes, lexer: re.Pattern[bytes]) -> list[_Statement] | None:
-    """The statements that are not empty; None if the text cannot be read.
-
-    A semicolon in parentheses is part of its statement (CREATE RULE … DO ALSO (a; b)).
-    """
-    statements: list[_Statement] = []
-    pieces: list[bytes] = []
-    strings: list[bytes] = []
-    names: list[bytes] = []
-    begun = position = depth = semicolons = 0
-    while True:
-        start, end, kind = _next(text, position, lexer)
-        run = text[position:start]
-        pieces.append(run.lower())
-        depth += run.count(b"(") - run.count(b")")
-        semicolons += kind == _SEMICOLON
-        if kind == _BROKEN or depth < 0 or semicolons > _SEMICOLONS_LIMIT:
-            return None
-        if kind == _LITERAL:
-            strings.append(text[start:end])
-            pieces.append(b"'")
-        elif kind == _QUOTED:
-            name = text[start:end]
-            names.append(name)
-            pieces.append(name if _PLAIN_NAME.fullmatch(name) else b'"?"')
-        elif kind == _COMMENT:
-            pieces.append(b" ")
-        elif kind == _SEMICOLON and depth:
-            pieces.append(b";")
-        else:
-            words = b" ".join(b"".join(pieces).split())
-            if words:
-                statements.append(_Statement(words, text[begun:end], end, strings, names))
-            if kind == _END:
-                return None if depth else statements
-            pieces = []
-            strings = []
-            names = []
-            begun = end
-        position = end
-
-
 # From words to a judgement.
 
 _PART: Final = r'(?:[a-z_][\w$]*(?![\w$])|"[\w.$]+")'
 _NAME: Final = rf"{_PART}(?: ?\. ?{_PART})*"
-_IDENTIFIER_WORD: Final = r'([a-z_\x80-\xff][\w$\x80-\xff]*|"[^"]*")'
-_LITERAL_WORD: Final = r"(?:e|u&)?'"
-_LITERAL_WORDS: Final = _LITERAL_WORD + r"(?: ')*"  # one string, continued on further lines
 _WORK: Final = "(?: work| transaction)?"
 _MODE: Final = (
     "(?:isolation level (?:read uncommitted|read committed|repeatable read|serializable)"
@@ -229,14 +83,13 @@ _MODE: Final = (
 )
 _MODES: Final = f"(?: {_MODE}(?:(?: ?, ?| ){_MODE})*)?"
 _SESSION: Final = "(?: session)?"
-_ANY: Final = "*"  # in the place of a setting's name
 
 _STATELESS: Final = Judgement(STATEMENT)
 _EMPTY: Final = Judgement(EMPTY)
 _COPY: Final = Judgement(COPY)
 _LOOKS: Final = Judgement(STATEMENT, looks=True)
 _LOCAL: Final = Judgement(STATEMENT, local=True)
-_ANY_SETTING: Final = Judgement(STATEMENT, settings=(_ANY,))
+_ANY_SETTING: Final = Judgement(STATEMENT, settings=(names.ANY,))
 _NOTIFIES: Final = Judgement(STATEMENT, notifies=True)
 _DEFAULTS: Final = Judgement(STATEMENT, looks=True, defaults=True)
 _CANNOT_JUDGE: Final = Judgement(STATEMENT, "cannot judge")  # _searched() has the last word
@@ -276,14 +129,14 @@ _FORMS: Final = (
     ),
     ("commit end", _WORK + "(?: and no chain)?", Judgement(COMMIT, ends=True)),
     ("commit end", _WORK + " and chain", Judgement(COMMIT_CHAIN, ends=True)),
-    ("commit", f" prepared {_LITERAL_WORDS}", Judgement(COMMIT_PREPARED, ends=True)),
+    ("commit", f" prepared {names.STRING}", Judgement(COMMIT_PREPARED, ends=True)),
     ("rollback abort", _WORK + "(?: and no chain)?", Judgement(ROLLBACK)),
     ("rollback abort", _WORK + " and chain", Judgement(ROLLBACK_CHAIN)),
     ("rollback", _WORK + " to .+", Judgement(ROLLBACK_TO)),
-    ("rollback", f" prepared {_LITERAL_WORDS}", Judgement(ROLLBACK_PREPARED)),
+    ("rollback", f" prepared {names.STRING}", Judgement(ROLLBACK_PREPARED)),
     ("release", ".+", Judgement(RELEASE)),
     ("savepoint", ".+", Judgement(SAVEPOINT, savepoint=True)),
-    ("prepare", f" transaction {_LITERAL_WORDS}", Judgement(PREPARE_TRANSACTION, ends=True)),
+    ("prepare", f" transaction {names.STRING}", Judgement(PREPARE_TRANSACTION, ends=True)),
     ("begin start commit end rollback abort release savepoint", ".*", _CANNOT_JUDGE),
     # Semicolons inside, and END and CASE may be names there: it cannot be split surely.
     ("create", r".*\bbegin atomic\b.*", _CANNOT_JUDGE),
@@ -316,7 +169,7 @@ _FORMS: Final = (
     (
         "discard",
         " all",
-        Judgement(DISCARD_ALL, settings=(_ANY,), looks=True, discards=True),
+        Judgement(DISCARD_ALL, settings=(names.ANY,), looks=True, discards=True),
     ),
     ("discard", " temp(?:orary)?", _LOOKS),
     ("discard", ".*", _STATELESS),
@@ -375,7 +228,7 @@ _EXPLAIN: Final = re.compile(
 
 
 def _judge_slowly(text: bytes, standard_conforming_strings: bool = True) -> Judgement:
-    statements = _split(text, _CONFORMING if standard_conforming_strings else _ESCAPING)
+    statements = lexer.split(text, standard_conforming_strings)
     if statements is None:
         return _searched("cannot judge", text)
     if not statements:
@@ -395,12 +248,14 @@ def _judge_slowly(text: bytes, standard_conforming_strings: bool = True) -> Judg
 
 
 def _together(kind: int, parts: list[Judgement]) -> Judgement:
-    """What all of these mean; the first reason for a pin counts."""
+    """What all of these mean."""
     whole = Judgement(kind)
+    pins: list[str] = []
     settings: list[str] = []
     databases: list[str] = []
     for part in parts:
-        whole.pin = whole.pin or part.pin
+        if part.pin not in pins:
+            pins.append(part.pin)
         whole.begins = whole.begins or part.begins
         whole.ends = whole.ends or part.ends
         whole.savepoint = whole.savepoint or part.savepoint
@@ -412,12 +267,13 @@ def _together(kind: int, parts: list[Judgement]) -> Judgement:
         whole.defaults = whole.defaults or part.defaults
         settings.extend(part.settings)
         databases.extend(part.databases)
+    whole.pin = ", ".join(pin for pin in pins if pin)
     whole.settings = tuple(dict.fromkeys(settings))
     whole.databases = tuple(dict.fromkeys(databases))
     return whole
 
 
-def _judge_one(statement: _Statement) -> Judgement:
+def _judge_one(statement: Statement) -> Judgement:
     words = statement.words
     word = _first_word(words)
     if word != b"explain":
@@ -435,7 +291,7 @@ def _first_word(words: bytes) -> bytes:
     return found.group() if found else b""
 
 
-def _judge_words(word: bytes, words: bytes, statement: _Statement) -> Judgement:
+def _judge_words(word: bytes, words: bytes, statement: Statement) -> Judgement:
     if word == b"set":
         return _judge_set(words, statement)
     if word == b"reset" or word == b"show":
@@ -472,16 +328,16 @@ def _by_first_word(word: bytes, words: bytes) -> Judgement:
     return _STATELESS if known else _pinned("unknown statement")
 
 
-def _hazards(words: bytes, statement: _Statement) -> list[Judgement]:
+def _hazards(words: bytes, statement: Statement) -> list[Judgement]:
     found = [
         judgement
         for search, hazard, judgement in _HAZARDS
         if search in words and re.search(hazard, words)
     ]
-    if _SET_CONFIG.search(words):
-        found.append(_judge_set_config(words, statement))
+    if b"set_config" in words:
+        found.extend(_set_config(words, statement))
     if b" database" in words:
-        databases = _databases(words, statement)
+        databases = names.databases(words, statement)
         if databases:
             found.append(Judgement(STATEMENT, databases=databases))
     return found
@@ -493,21 +349,16 @@ _ASSIGNMENT: Final = re.compile(
     rf'set ?(?:(session|local)(?: |(?=")))?({_NAME}) ?(?:(?:=|to\b) ?(.+)|from current)'.encode()
 )
 _RESET_OR_SHOW: Final = re.compile(rf"(?:reset|show) ?({_NAME})".encode())
-_SETTING: Final = re.compile(rb"[\w.$]+")
 _OURS: Final = "txproxy."
-_SET_CONFIG: Final = re.compile(rb'\bset_config\b"? ?')
-_CALLS_LIMIT: Final = 100  # more in one statement are not read: they may be nested
-_IN_PARENTHESES: Final = re.compile(rb"[()\[\],]")
-_CONFIG_NAME: Final = re.compile(rb" ?e?'(?: ?:: ?text)? ?")
 
 
-def _judge_set(words: bytes, statement: _Statement) -> Judgement:
+def _judge_set(words: bytes, statement: Statement) -> Judgement:
     assignment = _ASSIGNMENT.fullmatch(words)
     if assignment is None:
         judgement = _form(b"set", words)
         assert judgement is not None
     else:
-        setting = _setting(assignment[2])
+        setting = names.setting(assignment[2])
         if setting.startswith(_OURS):
             value = _value(assignment[3], statement)
             return Judgement(OURS_SET, setting=setting, value=value, settings=(setting,))
@@ -519,7 +370,7 @@ def _judge_set(words: bytes, statement: _Statement) -> Judgement:
     return both
 
 
-def _names_temporary(statement: _Statement) -> bool:
+def _names_temporary(statement: Statement) -> bool:
     """A search_path may name the schema in quotes; tables are then created there."""
     return b"pg_temp" in statement.text.lower()
 
@@ -527,7 +378,7 @@ def _names_temporary(statement: _Statement) -> bool:
 def _judge_reset_or_show(word: bytes, words: bytes) -> Judgement:
     resets = word == b"reset"
     found = _RESET_OR_SHOW.fullmatch(words)
-    setting = _setting(found[1]) if found and found[1] != b"all" else ""
+    setting = names.setting(found[1]) if found and found[1] != b"all" else ""
     if setting.startswith(_OURS):
         if resets:
             return Judgement(OURS_SET, setting=setting, settings=(setting,))
@@ -537,151 +388,48 @@ def _judge_reset_or_show(word: bytes, words: bytes) -> Judgement:
     return _changes(setting) if setting else _form(word, words) or _ANY_SETTING
 
 
-def _setting(name: bytes) -> str:
-    """Of a setting that is named in SQL: each part is cut as any identifier is."""
-    parts = re.findall(rb'"[^"]*"|[\w$]+', name)
-    return b".".join(_cut(part.strip(b'"')) for part in parts).lower().decode()
-
-
-def _value(said: bytes, statement: _Statement) -> str | None:
+def _value(said: bytes, statement: Statement) -> str | None:
     if said == b"default":
         return None
     if said in {b"'", b"e'", b"u&'"}:
-        said = _unquoted(statement.strings[0])
+        said = statement.string(statement.words, statement.words.index(b"'"))
     return (said or b"").strip(b'"').decode("utf-8", "replace")
 
 
-def _judge_set_config(words: bytes, statement: _Statement) -> Judgement:
-    settings: list[str] = []
-    local = False
-    for number, call in enumerate(_SET_CONFIG.finditer(words)):
-        arguments = _arguments(words, call.end()) if number < _CALLS_LIMIT else []
-        scope = arguments[2].strip() if len(arguments) == 3 else b""
-        local = local or scope != b"false"
-        if scope != b"true":
-            settings.extend(_config_name(words, call.end(), arguments, statement).settings)
-    judgement = Judgement(STATEMENT, settings=tuple(dict.fromkeys(settings)), local=local)
-    if len(judgement.settings) == 1 and judgement.settings[0] != _ANY:
-        judgement.setting = judgement.settings[0]
-    if _names_temporary(statement):
-        judgement.pin = "temporary table"
-        judgement.looks = True
-    return judgement
-
-
-def _arguments(words: bytes, position: int) -> list[bytes]:
-    """What is between the commas of a call whose ( is at `position`; empty if there is none."""
-    if words[position : position + 1] != b"(":
+def _set_config(words: bytes, statement: Statement) -> list[Judgement]:
+    calls = names.configs(words, statement)
+    if not calls:
         return []
-    found: list[bytes] = []
-    depth = 0
-    begun = position + 1
-    for edge in _IN_PARENTHESES.finditer(words, position):
-        letter = edge.group()
-        if letter == b"(" or letter == b"[":
-            depth += 1
-        elif letter == b",":
-            if depth == 1:
-                found.append(words[begun : edge.start()])
-                begun = edge.end()
-        else:
-            depth -= 1
-            if depth == 0:
-                return [*found, words[begun : edge.start()]]
-    return []
-
-
-def _config_name(
-    words: bytes, position: int, arguments: list[bytes], statement: _Statement
-) -> Judgement:
-    """What set_config() changes: `arguments` are those of the call whose ( is at `position`."""
-    if not arguments or not _CONFIG_NAME.fullmatch(arguments[0]):
-        return _ANY_SETTING
-    name = _unquoted(statement.strings[-words.count(b"'", position)])
-    return _changes(name.lower().decode()) if _SETTING.fullmatch(name) else _ANY_SETTING
-
-
-def _unquoted(literal: bytes) -> bytes:
-    """What is between the quotes. Escapes and continuations stay: no value in use has them."""
-    if literal.startswith(b"$"):
-        delimiter = literal.index(b"$", 1) + 1
-        return literal[delimiter:-delimiter]
-    return literal[1:-1].replace(b"''", b"'")
+    found = [_LOCAL if scope == b"true" else _changes(name) for name, scope in calls]
+    if any(scope not in {b"true", b"false"} for _, scope in calls):
+        found.append(_LOCAL)
+    named = {name for name, _ in calls}
+    if not named.isdisjoint(("search_path", names.ANY)) and _names_temporary(statement):
+        found.append(_pinned("temporary table"))
+    whole = _together(STATEMENT, found)
+    whole.setting = whole.settings[0] if len(whole.settings) == 1 else ""
+    return [whole]
 
 
 # Names of other things.
 
-_NAME_LIMIT: Final = 63  # bytes of an identifier; the server cuts longer ones
 _NAMED: Final = re.compile(
-    rf'(?:deallocate(?: prepare(?=[ "]))?|(?:un)?listen) ?(?:{_IDENTIFIER_WORD}|(\*))'.encode()
+    rf'(?:deallocate(?: prepare(?=[ "]))?|(?:un)?listen) ?(?:{names.WORD}|(\*))'.encode()
 )
-_LAST_NAME: Final = re.compile(rf"{_IDENTIFIER_WORD}$".encode())
+_LAST_NAME: Final = re.compile(rf"{names.WORD}$".encode())
 _KINDS: Final = {b"deallocate": DEALLOCATE, b"listen": LISTEN, b"unlisten": UNLISTEN}
-_MOVED_DATABASE: Final = re.compile(
-    rb"(?:drop database(?: if exists)?|alter database(?=.*\b(?:rename to|tablespace)\b)) ?"
-    + _IDENTIFIER_WORD.encode()
-)
-_CREATED_DATABASE: Final = re.compile(rf"create database ?{_IDENTIFIER_WORD}(?: ?with\b)?".encode())
-_DATABASE_OPTION: Final = re.compile(
-    rf" ?(?:connection limit|([\w$]+|\"[^\"]*\")) ?=? ?"
-    rf"(?:{_LITERAL_WORDS}|{_IDENTIFIER_WORD}|-? ?[0-9.]+)".encode()
-)
 
 
-def _judge_named(word: bytes, words: bytes, statement: _Statement) -> Judgement:
+def _judge_named(word: bytes, words: bytes, statement: Statement) -> Judgement:
     found = _NAMED.fullmatch(words)
-    if found is None:
+    if found is None or (found[2] and word != b"unlisten"):
         return _CANNOT_JUDGE
     kind = _KINDS[word]
-    every = found[1] == b"all" if kind == DEALLOCATE else bool(found[2])
-    name = b"*" if every else _identifier(words, found.start(1), found[1], statement)
-    if not name or (found[2] and kind != UNLISTEN):
+    every = found[2] is not None or (kind == DEALLOCATE and found[1] == b"all")
+    name = b"*" if every else names.identifier(words, found.start(1), statement)
+    if not name:
         return _CANNOT_JUDGE
-    looks = kind != LISTEN
-    return Judgement(kind, name=name, looks=looks, discards=every and kind == DEALLOCATE)
-
-
-def _identifier(words: bytes, position: int, said: bytes, statement: _Statement) -> bytes:
-    """What `said`, at `position`, names: the words of what is quoted may not tell."""
-    if said.startswith(b'"'):
-        said = statement.names[-(words.count(b'"', position) // 2)][1:-1].replace(b'""', b'"')
-    return _cut(said)
-
-
-def _cut(name: bytes) -> bytes:
-    if len(name) <= _NAME_LIMIT:
-        return name
-    end = _NAME_LIMIT
-    while end > 0 and name[end] & 0xC0 == 0x80:  # in the middle of a character of UTF-8
-        end -= 1
-    return name[:end]
-
-
-def _databases(words: bytes, statement: _Statement) -> tuple[str, ...]:
-    found = _MOVED_DATABASE.match(words)
-    if found:
-        return (_text(_identifier(words, found.start(1), found[1], statement)),)
-    found = _CREATED_DATABASE.match(words)
-    return (_text(_template(words, found.end(), statement)),) if found else ()
-
-
-def _template(words: bytes, position: int, statement: _Statement) -> bytes:
-    """What a CREATE DATABASE copies, whose options begin at `position`."""
-    option = _DATABASE_OPTION.match(words, position)
-    while option:
-        if option[1] in {b"template", b'"template"'}:
-            said = option[2]
-            if said and said != b"default":
-                return _identifier(words, option.start(2), said, statement)
-            quote = words.find(b"'", option.start(), option.end())
-            if quote >= 0:
-                return _unquoted(statement.strings[-words.count(b"'", quote)])
-        option = _DATABASE_OPTION.match(words, option.end())
-    return b"template1"
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
+    return Judgement(kind, name=name, looks=kind != LISTEN, discards=every and kind == DEALLOCATE)
 
 
 # What cannot be read as statements: code in a string, and what a lexer stumbles on.
@@ -692,6 +440,7 @@ _SAID: Final = re.compile(
     rb"|\b(?:set_config|set|reset|discard)\b"
 )
 _SAID_DEFAULTS: Final = re.compile(rb"\balter\s+(?:role|user|database)\b")
+_SAID_ALL: Final = re.compile(rb"\ball\b")
 _SAID_LIMIT: Final = 50  # names of settings
 
 
@@ -701,23 +450,23 @@ def _searched(pin: str, text: bytes) -> Judgement:
     settings: list[str] = []
     for said in _SAID.finditer(low):
         name = said[1] or said[2]
-        settings.extend(_changes(_setting(name)).settings if name else (_ANY,))
+        settings.extend(_changes(names.setting(name)).settings if name else (names.ANY,))
     everything = pin == _CANNOT_JUDGE.pin
     if everything and (settings or b'u&"' in low):
-        settings.append(_ANY)
-    names = tuple(dict.fromkeys(settings))
-    if len(names) > _SAID_LIMIT:
-        names = (*names[:_SAID_LIMIT], _ANY)
+        settings.append(names.ANY)
+    distinct = tuple(dict.fromkeys(settings))
+    if len(distinct) > _SAID_LIMIT:
+        distinct = (*distinct[:_SAID_LIMIT], names.ANY)
     return Judgement(
         STATEMENT,
         pin,
         begins=everything,
         ends=everything,
         savepoint=everything,
-        settings=names,
-        local=bool(names),
+        settings=distinct,
+        local=bool(distinct),
         looks=True,
-        discards=b"all" in low and (b"deallocate" in low or b"discard" in low),
+        discards=(b"deallocate" in low or b"discard" in low) and bool(_SAID_ALL.search(low)),
         listens=b"listen" in low,
         notifies=b"notify" in low,
         defaults=_SAID_DEFAULTS.search(low) is not None,
@@ -745,11 +494,11 @@ _COMMON: Final = frozenset(
 )
 _TEMPORARY: Final = re.compile(rb"\btemp(?:orary)?\b")
 _SIMPLE: Final = re.compile(
-    rf"""['"/-](?:(?<='){_CONFORMING_STRING}|(?<="){_IDENTIFIER}
+    rf"""['"/-](?:(?<='){lexer.STRING}|(?<="){lexer.IDENTIFIER}
     |(?<=-)-[^\r\n]*|(?<=/)\*[^*/]*\*/)""".encode(),
     re.DOTALL | re.VERBOSE,
 )
-_NOT_SIMPLE: Final = re.compile(rf"""['"]|/\*|\${_TAG}""".encode())
+_NOT_SIMPLE: Final = re.compile(rf"""['"]|/\*|\${lexer.TAG}""".encode())
 
 
 def judge(text: bytes, standard_conforming_strings: bool = True) -> Judgement:
@@ -770,7 +519,7 @@ def judge_each(text: bytes, standard_conforming_strings: bool = True) -> list[Ju
     """What each of the statements in `text` means, in order, with the names of savepoints; none if
     it cannot be read, or has none.
     """
-    statements = _split(text, _CONFORMING if standard_conforming_strings else _ESCAPING)
+    statements = lexer.split(text, standard_conforming_strings)
     each: list[Judgement] = []
     for statement in statements or ():
         judgement = _judge_one(statement)
@@ -778,9 +527,7 @@ def judge_each(text: bytes, standard_conforming_strings: bool = True) -> list[Ju
             return []
         if judgement.kind in (SAVEPOINT, RELEASE, ROLLBACK_TO):
             found = _LAST_NAME.search(statement.words)
-            name = (
-                _identifier(statement.words, found.start(), found[0], statement) if found else b""
-            )
+            name = names.identifier(statement.words, found.start(), statement) if found else b""
             judgement = Judgement(judgement.kind, savepoint=judgement.savepoint, name=name)
         each.append(judgement)
     return each
@@ -865,15 +612,15 @@ def redact(text: bytes, limit: int = 256) -> str:
     pieces: list[bytes] = []
     position = 0
     while position < limit:
-        start, end, kind = _next(text, position, _CONFORMING)
+        start, end, kind = lexer.next_token(text, position)
         pieces.append(_NUMBER.sub(b"?", text[position : min(start, limit)]))
-        if start >= limit or kind == _END:
+        if start >= limit or kind == lexer.END:
             break
         token = text[start:end]
-        if kind == _BROKEN or (kind == _LITERAL and rb"\'" in token):
+        if kind == lexer.BROKEN or (kind == lexer.LITERAL and rb"\'" in token):
             pieces.append(b"?")
             break
-        pieces.append(b"?" if kind == _LITERAL else token[: limit - start])
+        pieces.append(b"?" if kind == lexer.LITERAL else token[: limit - start])
         position = end
     if len(text) > limit:
         # With -- in it, it may be the end of a line comment behind a string that holds /*.

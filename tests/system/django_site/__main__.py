@@ -7,9 +7,12 @@ sleeps until somebody writes another line, {"sleep": true}.
 import json
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
-DATABASE_ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
+Aliases = Mapping[str, tuple[str, dict[str, Any]]]
+
+DATABASE_ALIASES: Aliases = {
     # alias: the proxy's database, and how Django uses it
     "default": ("app", {}),
     "quick": ("quick", {}),
@@ -21,7 +24,14 @@ DATABASE_ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def configure(host: str, port: str) -> None:
+def choose(driver: str) -> None:
+    """Before Django is configured."""
+    if driver == "psycopg2":
+        # Django takes psycopg 3 wherever it is to be had
+        sys.modules["psycopg"] = None  # type: ignore[assignment]
+
+
+def configure(host: str, port: str, aliases: Aliases = DATABASE_ALIASES) -> None:
     import django
     from django.conf import settings
 
@@ -35,7 +45,7 @@ def configure(host: str, port: str) -> None:
             "CONN_MAX_AGE": None,
             **more,
         }
-        for alias, (name, more) in DATABASE_ALIASES.items()
+        for alias, (name, more) in aliases.items()
     }
     settings.configure(
         DATABASES=databases,
@@ -57,9 +67,7 @@ def say(**words: object) -> None:
 
 def main() -> None:
     driver, host, port = sys.argv[1:]
-    if driver == "psycopg2":
-        # Django takes psycopg 3 wherever it is to be had
-        sys.modules["psycopg"] = None  # type: ignore[assignment]
+    choose(driver)
     configure(host, port)
     from django.db import connection, connections
 
