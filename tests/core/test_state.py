@@ -528,7 +528,7 @@ def test_an_idle_backend_that_has_the_settings_is_preferred() -> None:
         ("CALL p()", "pg_locks", ""),
         ("FROBNICATE", "pg_settings", ""),
         ("CREATE FUNCTION f() BEGIN ATOMIC END", "pg_cursors", ""),
-        ("CREATE TEMP TABLE t (); SELECT 1", "pg_locks", ""),
+        ("CREATE TEMP TABLE t (); PREPARE p AS SELECT 1", "pg_prepared", "pg_locks pg_cursors"),
     ],
 )
 def test_a_look_is_at_what_the_reasons_call_for(sql: str, part: str, others: str) -> None:
