@@ -1,9 +1,9 @@
 """A small model of a PostgreSQL server: what it answers to each message, and what it refuses.
 
 It knows just what the random scenarios say: SELECT '<token>', SELECT 1/0 '<token>', COPY <token>
-FROM STDIN, BEGIN, COMMIT, ROLLBACK, LISTEN, SET and SHOW timezone, several of them in one string,
-and what the proxy itself says. Every answer repeats the token of its statement. A message that
-would make a real server close the connection raises.
+FROM STDIN, BEGIN, COMMIT, ROLLBACK, LISTEN, UNLISTEN, NOTIFY (which nobody hears), SET and SHOW
+timezone, several of them in one string, and what the proxy itself says. Every answer repeats the
+token of its statement. A message that would make a real server close the connection raises.
 """
 
 import re
@@ -200,7 +200,8 @@ class ModelServer:
         if low in {"reset timezone", "discard all"}:
             self.timezone = PARAMS["TimeZone"]
             return done("RESET")
-        assert low.startswith(("select '", "reset role", "listen")), low
+        known = ("select '", "reset role", "listen", "unlisten", "notify", "set client_encoding")
+        assert low.startswith(known), low
         return head + row(token) + done("SELECT 1")
 
 

@@ -14,6 +14,7 @@ from txproxy.core.answers import Ours
 from txproxy.core.backend import Backend
 from txproxy.core.claims import Claim
 from txproxy.core.limits import Group
+from txproxy.core.listener import Listener
 from txproxy.core.pool import Pool
 from txproxy.core.ports import Endpoint
 from txproxy.core.session import Session
@@ -176,9 +177,9 @@ def parameter(name: str, value: str) -> bytes:
     return encode.parameter_status(name, value)
 
 
-def notification(channel: str) -> bytes:
+def notification(channel: str, payload: str = "", pid: int = 1) -> bytes:
     """NotificationResponse."""
-    return message(b"A", b"\0\0\0\1" + channel.encode() + b"\0\0")
+    return message(b"A", pid.to_bytes(4, "big") + f"{channel}\0{payload}\0".encode())
 
 
 def selected(value: str, status: str = "I") -> bytes:
@@ -246,7 +247,7 @@ def from_server(kind: str, body: bytes) -> str:
         fields = error_fields(body)
         return f"E {fields['S']} {fields['C']}" if kind == "E" else f"N {fields['M']}"
     if kind == "A":
-        return f"A {_text(body[4:]).partition(chr(0))[0]}"
+        return f"A {' '.join(part for part in map(_text, body[4:].split(bytes(1))) if part)}"
     if kind == "D":
         return f"D {_text(body[6:])}"
     return kind
@@ -277,6 +278,7 @@ class FakeClient:
 
     def admitted(self, params: dict[str, str]) -> None:
         self.params = params
+        self.session.pid = 9000 + len(self.session.pool.sessions)
 
     def finish(self) -> None:
         self.finished = True
@@ -386,6 +388,7 @@ class World:
         self.log_statement_literals = False
         self.params = dict(PARAMS)
         self.wanted_connections = 0
+        self.wants_listening = False
         self.events: list[tuple[str, dict[str, object]]] = []
         of_session = {field.name for field in fields(SessionSettings)} & settings.keys()
         self.settings = replace(
@@ -417,6 +420,11 @@ class World:
 
     def defaults_changed(self, pool: Pool) -> None:
         pool.defaults_changed()
+
+    def connect_listening(self, listener: Listener) -> None:
+        assert listener is self.pool.listener
+        assert not self.wants_listening
+        self.wants_listening = True
 
     def event(self, name: str, fields: dict[str, object]) -> None:
         self.events.append((name, fields))
@@ -466,6 +474,21 @@ class World:
         self.pool.connected(backend.backend)
         return backend
 
+    def connects_listening(self) -> FakeBackend:
+        """The connection is made that the pool's listener has asked for."""
+        assert self.wants_listening
+        self.wants_listening = False
+        backend = FakeBackend(self, dict(self.params))
+        self.pool.listener.connected(backend.backend, self.pool.epoch)
+        return backend
+
+    def refuses_listening(self) -> None:
+        """It cannot be made."""
+        assert self.wants_listening
+        self.wants_listening = False
+        fields = {"C": "08001", "M": "nobody's there"}
+        self.pool.listener.connect_failed(fields, self.pool.epoch)
+
     def refuses_connection(self) -> None:
         """The connection that the pool has asked for cannot be made."""
         assert self.wanted_connections
@@ -486,6 +509,7 @@ class World:
         while limit and pool.waiters and self.now - pool.waiters[0].queued_at > limit:
             endings.wait_is_over(pool.waiters.popleft())
         pool.look(self.now)
+        pool.listener.look(self.now)
         for session in list(pool.sessions):
             if session.pin or self.settings.client_idle_timeout:
                 endings.look_if_idle(session, self.now)

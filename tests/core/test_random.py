@@ -61,6 +61,9 @@ TEXTS = [
     "ROLLBACK",
     "COMMIT; SELECT '{}'",
     "LISTEN jobs",
+    "UNLISTEN jobs",
+    "NOTIFY jobs, '{}'",
+    "LISTEN jobs; SELECT '{}'; NOTIFY jobs",
     "SHOW timezone",
     "SET timezone = 'A'",
     "SET timezone = 'B'",
@@ -180,6 +183,8 @@ class City(World):
         """What can happen next."""
         if self.wanted_connections:
             yield "connect", 0
+        if self.wants_listening:
+            yield "connect listening", 0
         for number, wire in enumerate(self.wires):
             if not wire.port.finished and wire.port.writes:
                 yield "serve", number
@@ -194,6 +199,9 @@ class City(World):
     def step(self, name: str, number: int, size: int) -> None:
         if name == "connect":
             self.wires.append(Wire(self.connects()))
+            self.wires[-1].port.pid = len(self.wires)
+        elif name == "connect listening":
+            self.wires.append(Wire(self.connects_listening()))
         elif name == "serve":
             self.wires[number].serve()
         elif name == "deliver":
@@ -254,7 +262,8 @@ class City(World):
                 end.leaves()
         self.play([], 1000)
         for wire in self.wires:
-            assert wire.port.finished or wire.port.is_idle(), wire.port.backend
+            listens = wire.port.backend.listener is not None
+            assert wire.port.finished or wire.port.is_idle() or listens, wire.port.backend
         assert not self.pool.waiters
 
 

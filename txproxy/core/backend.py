@@ -42,10 +42,11 @@ from txproxy.wire.codes import (
     READY_FOR_QUERY,
     SYNC,
 )
-from txproxy.wire.messages import error_fields, is_fatal, parameter_status
+from txproxy.wire.messages import error_fields, int32, is_fatal, parameter_status
 from txproxy.wire.scan import Tail
 
 if TYPE_CHECKING:
+    from txproxy.core.listener import Listener
     from txproxy.core.pool import Pool
     from txproxy.core.session import Session
 
@@ -101,6 +102,7 @@ class Backend:
     """A backend, from the end of its login until it is closed.
 
     session    who holds it; None: nobody, it is idle or being settled
+    listener   whose connection it is, if it is lent to nobody but listens: see listener.py
     applied    the settings that were replayed on it
     params     what the server reports (ParameterStatus), by the server's spelling; never changed in
                place, so that it can be shared
@@ -126,6 +128,7 @@ class Backend:
         "idle_since",
         "instead",
         "last_words",
+        "listener",
         "opened_at",
         "ours_failed",
         "params",
@@ -155,6 +158,7 @@ class Backend:
         self.fifo = Fifo()
         self.prepared = Prepared()
         self.session: Session | None = None
+        self.listener: Listener | None = None
         self.applied: Settings = NO_SETTINGS
         self.tail = Tail()
         self.stream = 0  # bytes still to come of a message that is passed on in pieces
@@ -246,19 +250,22 @@ class Backend:
             if not looked_at[kind]:
                 pass
             elif kind == READY_FOR_QUERY:
-                said = self._ready(data[i + 5])
+                instead = self._ready(data[i + 5])
                 if self.fifo.broken:
                     break
-                keep = mine and not said
+                keep = mine and instead is None
+                said = instead or b""
                 mine = self._mine()
                 looked_at = self._looked_at()
                 if mine and not keep:
                     said += self.news()
             elif _LOOKED_AT[kind]:
                 keep = self._take(kind, data[i + 5 : end], mine)
-                if kind == ERROR_RESPONSE:
+                if keep and kind == NOTIFICATION:
+                    said = self._renamed(data[i:end])
+                    keep = not said
+                elif kind == ERROR_RESPONSE:
                     mine = self._mine()  # not if the unit goes again
-                if self.instead:
                     said = self.instead
                     self.instead = b""
             elif kind == DATA_ROW:
@@ -294,8 +301,8 @@ class Backend:
             pieces.append(data[start:i])
         return b"".join(pieces)
 
-    def _ready(self, status: int) -> bytes:
-        """ReadyForQuery; what the client gets in its place, b"" if it gets that as it is.
+    def _ready(self, status: int) -> bytes | None:
+        """ReadyForQuery; what the client gets in its place, None if it gets that as it is.
 
         Behind a deferred BEGIN that failed the server is idle, and the client in a failed
         transaction.
@@ -306,24 +313,50 @@ class Backend:
         if not self.fifo.ready(status) or session is None:
             if session is not None and head is not None and head.asks:
                 state.answered(session, self)
-            return b""
+            elif self.listener is not None:
+                self.listener.answered()
+            return None
         if head is not None and head.begin_failed:
             session.begin_failed()
             return self.news() + encode.ready(IN_FAILED)
+        if session.listening is not None:
+            return session.listening.ready(self, head is not None and head.failed)
         session.ready(self.fifo.status)
-        return b""
+        return None
 
     def _take(self, kind: int, body: bytes, mine: bool) -> bool:
         """A message that means something to us; whether it goes to the client."""
         if kind == ERROR_RESPONSE:
             return self._error(body, mine)
         if kind == NOTIFICATION:
-            return self.session is not None
+            return self._notification(body)
         if kind == PARAMETER_STATUS:
             self._parameter(body, mine)
         else:
             self.fifo.copy_in()
         return mine
+
+    def _notification(self, body: bytes) -> bool:
+        """NotificationResponse; whether it is passed on. What a session's LISTEN asked for comes by
+        the listening connection; here comes what it listens to unknown to us, or in session mode.
+        """
+        if self.listener is not None:
+            self.listener.notified(body)
+            return False
+        session = self.session
+        if session is None:
+            return False
+        channel = body[4 : body.find(b"\0", 4)]
+        return session.listening is None or not session.listening.hears(channel)
+
+    def _renamed(self, message: bytes) -> bytes:
+        """A notification of the session's own with the process id that its client knows; b"" if it
+        is somebody else's.
+        """
+        session = self.session
+        if session is None or not session.pid or int32(message, 5) != self.port.pid:
+            return b""
+        return message[:5] + session.pid.to_bytes(4, "big") + message[9:]
 
     def _mine(self) -> bool:
         """Whether the next message is for the client of the session that holds this backend."""
@@ -575,5 +608,7 @@ class Backend:
         session = self.session
         self.session = None
         self.pool.removed(self)
+        if self.listener is not None:
+            self.listener.lost(self)
         if session is not None:
             session.backend_lost(self)

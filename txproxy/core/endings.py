@@ -175,6 +175,8 @@ def reap(session: "Session", why: str) -> None:
             answers.status = IN_TRANSACTION
         answers.state = transaction.after(answers.state, transaction.REAP)
     session.undo_settings()
+    if session.listening is not None:
+        session.listening.undo()
     session.transaction_expired = False
     session.unnamed = False
     session.active_at = session.pool.outside.now
@@ -255,6 +257,8 @@ def backend_lost(session: "Session", backend: "Backend") -> None:
     if session.stream and session.stream_forward:
         session.stream_forward = False
     session.undo_settings()
+    if session.listening is not None:
+        session.listening.undo()
     session.unnamed = False
     outstanding = [exchange for exchange in backend.fifo.exchanges if exchange.mine]
     for exchange in reversed(outstanding):
@@ -407,6 +411,8 @@ def cancel(session: "Session") -> None:
     if session.queued and not session.logging_in:
         session.pool.forget(session)
         refuse(session, encode.error("ERROR", "57014", "canceling statement due to user request"))
+        return
+    if session.listening is not None and session.pool.listener.cancel(session):
         return
     backend = session.backend
     if backend is not None and backend.fifo.owes and backend.fifo.exchanges[0].mine:

@@ -48,6 +48,7 @@ class Group:
     connections   those that are there and those that are being made
     starving      pools with waiters that this limit keeps from growing, longest first
     claimant      the pool for which one place is kept
+    notifiers     for server processes that executed NOTIFY, the process id that the client knows
     paused        (PAUSE) backends are closed when they come back, and none are lent
     disabled, clients, client_limit   are the server's, for clients that log in
     """
@@ -59,6 +60,7 @@ class Group:
         self.pools: set[Pool] = set()
         self.starving: dict[Pool, None] = {}
         self.claimant: Pool | None = None
+        self.notifiers: dict[int, int] = {}
         self.paused = False
         self.disabled = False
         self.clients = 0

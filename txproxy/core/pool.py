@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 from txproxy.config import PoolSettings
 from txproxy.core.backend import Backend
 from txproxy.core.limits import BackOff, Group
+from txproxy.core.listener import Listener
 from txproxy.core.ports import PoolPort
 from txproxy.core.settings import NO_SETTINGS, Settings
 from txproxy.core.statements import Texts
@@ -69,6 +70,7 @@ class Pool:
         self.waiters: deque[Session] = deque()
         self.backends: set[Backend] = set()
         self.sessions: set[Session] = set()
+        self.listener = Listener(self)
         self.connecting = 0
         self.epoch = 0
         self.starved = False
@@ -117,7 +119,14 @@ class Pool:
     def unused(self) -> bool:
         """Whether nothing is lost if the pool is forgotten."""
         kept = self.settings.min_pool_size
-        return not (self.sessions or self.backends or self.connecting or kept)
+        used = self.sessions or self.backends or self.connecting or self.listener.exists
+        return not (used or kept)
+
+    @property
+    def connections(self) -> list[Backend]:
+        """All that are logged in: the backends, and the one that listens."""
+        listening = self.listener.backend
+        return [*self.backends] if listening is None else [*self.backends, listening]
 
     def leave(self) -> None:
         """The pool is forgotten; what is still being connected is closed when it comes."""
@@ -194,6 +203,8 @@ class Pool:
         """Why the pool must not have as many backends as it has; "" if it may."""
         if self.paused:
             return "PAUSE"
+        if self.listener.needs_place:
+            return "LISTEN needs its place"
         if self.count > self.size + self.settings.reserve_pool_size:
             return "pool_size"
         if 0 < self.database.limit < self.database.connections:
@@ -342,7 +353,7 @@ class Pool:
         outdated = self._attempt_is_over(epoch)
         if not outdated:
             self._back_off.failed(self.outside.now, self.settings.server_login_retry)
-        self._place_is_free()
+        self.place_is_free()
         attempts = self.connecting - self._outdated
         if not (outdated or self.backends or attempts or self.paused):
             self._refuse(fields)
@@ -350,7 +361,7 @@ class Pool:
     def dropped(self, epoch: int | None = None) -> None:
         """A connection that nobody wants any more was not made, or closed again."""
         self._attempt_is_over(epoch)
-        self._place_is_free()
+        self.place_is_free()
 
     def _attempt_is_over(self, epoch: int | None) -> bool:
         self.connecting -= 1
@@ -379,13 +390,17 @@ class Pool:
         self.stats.backends_closed += 1
         self.backends.discard(backend)
         self._upkeep.checking.discard(backend)
+        self.database.notifiers.pop(backend.port.pid, None)
         if backend in self.idle:
             self.idle.remove(backend)
-        self._place_is_free()
+        self.place_is_free()
 
-    def _place_is_free(self) -> None:
+    def place_is_free(self) -> None:
+        """A connection is gone: its place goes to whoever needs it most."""
         self.database.connections -= 1
         self.user.connections -= 1
+        if self.listener.needs_place:
+            self.listener.begin()
         self.database.offer(self.outside.now)
         self.user.offer(self.outside.now)
         self.want()
@@ -400,6 +415,7 @@ class Pool:
         self._upkeep.settings_changed()
         if _leads_to(old) != _leads_to(settings):
             self.reconnect()
+            self.listener.retire("reload")
         self.adapt()
 
     def adapt(self) -> None:

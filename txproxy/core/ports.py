@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from txproxy.core.claims import Claim
+    from txproxy.core.listener import Listener
     from txproxy.core.pool import Pool
     from txproxy.core.session import Session
 
@@ -112,6 +113,11 @@ class PoolPort(Protocol):
 
     def defaults_changed(self, pool: "Pool") -> None:
         """What sessions on `pool`'s server begin with has changed."""
+
+    def connect_listening(self, listener: "Listener") -> None:
+        """Begin the connection that listens; `Listener.connected()` or `Listener.connect_failed()`
+        is called later.
+        """
 
     def event(self, name: str, fields: dict[str, object]) -> None:
         """One line for the log."""

@@ -8,7 +8,7 @@ it: then its head decides, and a statement of it cannot be judged.
 
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import begin, claims, state, statements
+from txproxy.core import begin, claims, listening, state, statements
 from txproxy.core.answers import REFUSED
 from txproxy.core.transaction import BEGUN, FAILED, NONE
 from txproxy.wire import encode, sql
@@ -56,6 +56,7 @@ _JUDGED_LENGTH: Final = 2048  # bytes of a text whose judgement is remembered
 _JUDGED_LIMIT: Final = 1000  # texts
 _judged: dict[bytes, sql.Judgement] = {}
 _B, _S, _T = b"bst"  # the first letters of BEGIN and START
+_NO_LISTEN: Final = frozenset(b"sidu")  # as SELECT, INSERT, DELETE, UPDATE and others begin
 _LINE: Final = 256  # bytes kept of a statement, for the log
 _OF_STATEMENT: Final = 0x53  # S: what a Describe or Close names is a statement, not a portal
 
@@ -126,6 +127,10 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
             session, judged, text
         ):
             return DROP
+        if (judged.kind == sql.LISTEN or judged.listens) and not listening.granted(session, text):
+            return HOLD
+        if session.listening is not None and listening.answers_query(session, judged):
+            return DROP
     if not session.has_backend():
         return HOLD
     backend = session.backend
@@ -136,6 +141,12 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
             return HOLD
         if fifo.copying:
             return _not_while_copying(session, QUERY)
+    if judged is not _STATELESS and (
+        judged.notifies or judged.listens or judged.kind == sql.LISTEN
+    ):
+        verdict = _listens(session, judged, QUERY)
+        if verdict != FORWARD:
+            return verdict
     exchange = fifo.sent(QUERY)
     if judged is not _STATELESS and exchange is not None:
         _note(session, judged, exchange, text)
@@ -229,6 +240,30 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text:
         session.backend.fifo.barrier = True
     if judged.settings or judged.pin or judged.looks:
         state.note(session, judged, text)
+    if session.listening is not None:
+        session.listening.note(judged, exchange, text)
+    if judged.notifies:
+        listening.notifies(session)
+
+
+def _listens(session: "Session", judged: sql.Judgement, kind: int) -> int:
+    """What becomes of a LISTEN or NOTIFY, with a backend that it could be sent to."""
+    backend = session.backend
+    side = session.listening
+    assert backend is not None
+    if side is not None and side.refusal:
+        # The server makes the error, so that its transaction fails as the client's does.
+        refused, side.refusal = side.refusal, {}
+        if kind == QUERY:
+            session.replacement = encode.query(listening.refusal(refused))
+        else:
+            why = refused.get("M", "").encode("utf-8", "surrogateescape")
+            session.replacement = encode.describe_statement(b"(LISTEN) " + why)
+        backend.fifo.sent(kind if kind == QUERY else DESCRIBE)
+        return REPLACE
+    if judged.notifies and not listening.may_notify(session):
+        return HOLD
+    return FORWARD
 
 
 def _begins(session: "Session", exchange: "Exchange") -> None:
@@ -250,6 +285,9 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
             return verdict
     if kind == PARSE and answers.state <= BEGUN and _begin_unit(session, data, i):
         return SKIP
+    listens = _listens_by(session, data, i, end) if kind == PARSE else _STATELESS
+    if listens.kind == sql.LISTEN and not listening.granted(session, _text(data, i)):
+        return HOLD
     if not session.has_backend():
         return HOLD
     backend = session.backend
@@ -261,6 +299,10 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
         if fifo.copying:
             return _not_while_copying(session, kind)
     answers.unit = False
+    if listens is not _STATELESS:
+        verdict = _listens(session, listens, PARSE)
+        if verdict != FORWARD:
+            return verdict
     if kind == PARSE:
         return _parse(session, backend, data, i, end)
     if kind == BIND:
@@ -287,6 +329,22 @@ def _begin_unit(session: "Session", data: bytes, i: int) -> bool:
     text = data[i + 6 : data.find(b"\0", i + 6)]
     session.skip_to = begin.answers_unit(session, _judge_parsed(session, text), data, i, text)
     return session.skip_to > 0
+
+
+def _listens_by(session: "Session", data: bytes, i: int, end: int) -> sql.Judgement:
+    """What a Parse means that may LISTEN, or NOTIFY in a session that listens; else _STATELESS."""
+    if session.listening is None:
+        begins = i + 6 if not data[i + 5] else data.find(b"\0", i + 5) + 1
+        if begins >= len(data) or data[begins] | 0x20 in _NO_LISTEN:
+            return _STATELESS
+    judged = _judge_parsed(session, _text(data, i)) if end <= len(data) else _STATELESS
+    return judged if judged.kind == sql.LISTEN or judged.notifies else _STATELESS
+
+
+def _text(data: bytes, i: int) -> bytes:
+    """The text in the Parse at data[i]."""
+    begins = data.find(b"\0", i + 5) + 1
+    return data[begins : data.find(b"\0", begins)]
 
 
 def _goes_on(session: "Session", kind: int, data: bytes, i: int) -> bool:

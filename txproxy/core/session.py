@@ -43,6 +43,7 @@ from txproxy.wire.scan import Tail
 if TYPE_CHECKING:
     from txproxy.core.backend import Backend
     from txproxy.core.claims import Claim
+    from txproxy.core.listening import Listening
     from txproxy.core.pool import Pool
 
 _LEAST: Final = client_least()
@@ -62,6 +63,8 @@ class Session:
     replaying the backend is being given its settings, which may fail
     epoch     the pool's when a backend last took its settings: of another's we know nothing
     wanted    its settings now; `settled`: as of the last moment without a transaction
+    listening   what it has to do with LISTEN, if anything: see listening.py
+    pid       the process id that its client was told; 0: none yet
     told      the parameters that its client was last told, by the server's spelling
     begin     the BEGIN that no backend has heard of yet: see begin.py
     names     what its names of prepared statements mean: see statements.py
@@ -89,6 +92,7 @@ class Session:
         "flushed_at",
         "id",
         "kept",
+        "listening",
         "logging_in",
         "marked_at",
         "names",
@@ -96,6 +100,7 @@ class Session:
         "outgoing",
         "outside",
         "own_terms",
+        "pid",
         "pin",
         "pool",
         "problem",
@@ -158,6 +163,8 @@ class Session:
         self.kept: state.Kept | None = None
         self.replaying = False
         self.epoch = pool.epoch
+        self.pid = 0
+        self.listening: Listening | None = None
         self.logging_in = False
         self.ended = False
         self.client_full = False  # what was written to the client has not been taken by its socket
@@ -245,6 +252,8 @@ class Session:
 
     def resume(self) -> None:
         """What the session waited for has come: go on with what was held."""
+        if self.listening is not None and self.listening.flushing:
+            return
         self.go_on(self.take_inbox())
 
     def take_inbox(self) -> bytes:
@@ -482,6 +491,8 @@ class Session:
             return
         elif self.stream and self.stream_forward:
             return  # the rest of a message that has begun belongs to this backend
+        elif self.listening is not None and self.listening.flushing:
+            return
         elif self.restore_due and backend.fifo.status != IN_FAILED:
             self.restore_due = False
             backend.port.write(backend.ours(restoring(self.start), RESTORING))
@@ -545,6 +556,8 @@ class Session:
         answers.state = transaction.after(BEGUN, transaction.LOSE)
         answers.status = IN_FAILED
         self.active_at = self.outside.now
+        if self.listening is not None:
+            self.listening.undo()
 
     def follow(self, name: str, value: str) -> None:
         """The server reported a setting while this session's unit ran."""
@@ -636,6 +649,8 @@ class Session:
         self.pool.sessions.discard(self)
         if self.queued:
             self.pool.forget(self)
+        if self.listening is not None:
+            self.pool.listener.forget(self)
         self.queued = False
         self.blocked = True
         backend = self.backend

@@ -57,6 +57,7 @@ class Stats:
         "client_idle_timeouts",
         "vanished",  # clients that left in a transaction or a statement
         "backends_lost",  # backends that went while a session held them
+        "notifications",  # told to clients by the listening connection
         "begins_deferred",
         "begins_saved",  # those of them that no backend ever heard of
         "pins_set",  # sessions that from then on kept their backend
@@ -93,6 +94,7 @@ class Stats:
         self.client_idle_timeouts = 0
         self.vanished = 0
         self.backends_lost = 0
+        self.notifications = 0
         self.begins_deferred = 0
         self.begins_saved = 0
         self.pins_set = 0

@@ -94,11 +94,15 @@ def is_console(pool: "Pool") -> bool:
 
 def servers(pool: "Pool") -> "Iterable[Backend]":
     """Its server connections: the console has none."""
-    return () if is_console(pool) else pool.backends
+    return () if is_console(pool) else pool.connections
 
 
 def server_state(backend: "Backend", idle: "set[Backend]") -> str:
-    """PgBouncer's word for it; `idle` are the pool's. Tested is what is not clean yet."""
+    """PgBouncer's word for it; `idle` are the pool's. Tested is what is not clean yet. Listening,
+    which is ours, has no client.
+    """
+    if backend.listener is not None:
+        return "listening"
     if backend.session is not None:
         return "active"
     if backend.cancels:

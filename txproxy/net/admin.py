@@ -167,12 +167,15 @@ class Admin:
     def _reconnect(self, call: Call) -> None:
         for pool in _pools(self._groups(call.argument)):
             pool.reconnect()
+            pool.listener.retire("RECONNECT")
 
     def _wait_close(self, call: Call) -> Wait:
         groups = self._groups(call.argument)
 
         def done() -> bool:
-            return not any(backend.retiring for pool in _pools(groups) for backend in pool.backends)
+            return not any(
+                backend.retiring for pool in _pools(groups) for backend in pool.connections
+            )
 
         return Wait(done, _nothing)
 
@@ -183,7 +186,7 @@ class Admin:
         for pool in _pools(groups):
             for session in list(pool.sessions):
                 session.fatal(_KILLED)
-            for backend in list(pool.backends):
+            for backend in pool.connections:
                 backend.close("KILL")
 
     def _disable(self, call: Call) -> None:

@@ -179,6 +179,7 @@ class Client(asyncio.Protocol):
         """The login is complete."""
         assert self.session is not None
         self._pid, secret = self._server.keys.issue(self.session, self._has_long_key)
+        self.session.pid = self._pid
         self.write(
             encode.AUTHENTICATION_OK
             + _parameters(tuple(params.items()))

@@ -60,6 +60,7 @@ COUNTERS: Final = {
     "client_idle_timeouts": ("client_idle_timeouts", "Clients closed by client_idle_timeout."),
     "vanished": ("clients_vanished", "Clients that left in a transaction or a statement."),
     "backends_lost": ("backends_lost", "Backends that went while a client held them."),
+    "notifications": ("notifications", "Notifications that clients were told of."),
     "begins_deferred": ("begins_deferred", "BEGINs that were answered before a server was told."),
     "begins_saved": ("begins_saved", "Those of them that no server ever heard of."),
     "pins_set": ("pins_set", "Clients that began to keep a backend, by state of their own."),
@@ -175,7 +176,7 @@ def _pools(server: "Server") -> Iterator[Metric]:
     backends = GaugeMetricFamily(
         "txproxy_backends",
         "Connections to servers by state: active (a client holds it), idle,"
-        " settling (being rolled back, reset or checked), connecting.",
+        " settling (being rolled back, reset or checked), connecting, listening.",
         labels=(*_LABELS, "state"),
     )
     pinned = GaugeMetricFamily(
@@ -191,6 +192,7 @@ def _pools(server: "Server") -> Iterator[Metric]:
             "pool_size": "Connections to servers that the pool may have.",
             "reserve_pool_size": "Those that it may have beyond that when clients wait.",
             "paused": "1 while PAUSE holds for the pool.",
+            "listening_clients": "Clients that LISTEN.",
         }.items()
     }
     for pool in pools(server):
@@ -208,6 +210,7 @@ def _pools(server: "Server") -> Iterator[Metric]:
             "idle": found.resting,
             "settling": found.settling,
             "connecting": found.connecting,
+            "listening": pool.listener.backend is not None,
         }.items():
             backends.add_metric((*names, state), count)
         for reason in REASONS:
@@ -218,6 +221,7 @@ def _pools(server: "Server") -> Iterator[Metric]:
             "pool_size": pool.settings.pool_size,
             "reserve_pool_size": pool.settings.reserve_pool_size,
             "paused": pool.paused,
+            "listening_clients": len(pool.listener.sessions()),
         }.items():
             plain[name].add_metric(names, value)
     yield from (clients, backends, pinned, *plain.values())

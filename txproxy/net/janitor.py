@@ -82,6 +82,7 @@ class Janitor:
             self._look_at_waiters(pool, now)
         if pool.waiters or not self._server.draining:
             pool.look(now)
+        pool.listener.look(now)
 
     def _look_at(self, backend: Backend, now: float) -> None:
         session = backend.session

@@ -8,7 +8,7 @@ import socket
 import ssl
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from txproxy.core.cancel import CancelKeys
 from txproxy.core.claims import Claim
 from txproxy.core.handshake import Credentials, ServerRefusal
 from txproxy.core.limits import Group
+from txproxy.core.listener import Listener
 from txproxy.core.pool import Pool
 from txproxy.core.session import Session
 from txproxy.core.stats import Stats
@@ -240,7 +241,7 @@ class Server:
 
     def _backends(self) -> list[Backend]:
         pools = [*self.pools.values(), *self.orphans]
-        return [backend for pool in pools for backend in pool.backends]
+        return [backend for pool in pools for backend in pool.connections]
 
     # Configuration.
 
@@ -298,7 +299,7 @@ class Server:
             for session in list(pool.sessions):
                 _close_if_free(session, _REMOVED)
             if not pool.sessions:
-                for backend in list(pool.backends):
+                for backend in pool.connections:
                     backend.close("its database is no longer configured")
                 self.orphans.discard(pool)
                 self._remember(pool)
@@ -431,11 +432,18 @@ class Server:
 
     def connect(self, pool: Pool) -> None:
         """Begin a connection for a pool."""
-        task = asyncio.get_running_loop().create_task(self._connect(pool))
+        self._begin(self._connect(pool, pool))
+
+    def connect_listening(self, listener: Listener) -> None:
+        """Begin the connection that listens for a pool."""
+        self._begin(self._connect(listener.pool, listener))
+
+    def _begin(self, connecting: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(connecting)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _connect(self, pool: Pool) -> None:
+    async def _connect(self, pool: Pool, owner: Pool | Listener) -> None:
         epoch = pool.epoch
         try:
             if console.is_console(pool.settings.database):
@@ -443,26 +451,27 @@ class Server:
             else:
                 backend = await postgres.connect(pool, self.contain)
         except ServerRefusal as refusal:
-            self._connect_failed(pool, refusal.fields, epoch)
+            self._connect_failed(owner, refusal.fields, epoch)
         except TxproxyError as error:
             fields = {"C": error.sqlstate, "M": error.message, "H": error.hint}
-            self._connect_failed(pool, fields, epoch)
+            self._connect_failed(owner, fields, epoch)
         except Exception as bug:
             self.log_bug("connect", bug)
             fields = {"C": "XX000", "M": "internal error of the proxy"}
-            self._connect_failed(pool, fields, epoch)
+            self._connect_failed(owner, fields, epoch)
         else:
             self.event("backend connected", {"pool": pool.name})
-            if (self.draining or pool in self.orphans) and not pool.waiters:
-                pool.dropped(epoch)
+            if (self.draining or pool in self.orphans) and not owner.waiters:
+                owner.dropped(epoch)
                 backend.port.finish()
             else:
-                pool.connected(backend, epoch)
+                owner.connected(backend, epoch)
 
-    def _connect_failed(self, pool: Pool, fields: dict[str, str], epoch: int) -> None:
+    def _connect_failed(self, owner: Pool | Listener, fields: dict[str, str], epoch: int) -> None:
+        pool = owner if isinstance(owner, Pool) else owner.pool
         said = {"pool": pool.name, "sqlstate": fields.get("C"), "why": fields.get("M")}
         LOGGER.warning("cannot connect", extra={"fields": said})
-        pool.connect_failed(fields, epoch)
+        owner.connect_failed(fields, epoch)
 
     def forget_pool(self, pool: Pool) -> None:
         """A pool that nobody uses; its counters stay."""
@@ -546,6 +555,7 @@ class Server:
         session.backend = None
         session.pool.sessions.discard(session)
         session.pool.forget(session)
+        session.pool.listener.forget(session)
         session.client.write(encode.error("FATAL", "XX000", "internal error of the proxy"))
         session.client.finish()
         if backend is not None:

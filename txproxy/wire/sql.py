@@ -415,6 +415,7 @@ def _set_config(words: bytes, statement: Statement) -> list[Judgement]:
 _NAMED: Final = re.compile(
     rf'(?:deallocate(?: prepare(?=[ "]))?|(?:un)?listen) ?(?:{names.WORD}|(\*))'.encode()
 )
+_LAST_NAME: Final = re.compile(rf"{names.WORD}$".encode())
 _KINDS: Final = {b"deallocate": DEALLOCATE, b"listen": LISTEN, b"unlisten": UNLISTEN}
 
 
@@ -511,6 +512,26 @@ def judge(text: bytes, standard_conforming_strings: bool = True) -> Judgement:
     ):
         return _STATELESS
     return _judge_slowly(text, standard_conforming_strings)
+
+
+def judge_each(text: bytes, standard_conforming_strings: bool = True) -> list[Judgement]:
+    """What each of the statements in `text` means, in order, with the names of savepoints; none if
+    it cannot be read, or has none.
+    """
+    statements = lexer.split(text, standard_conforming_strings)
+    each: list[Judgement] = []
+    for statement in statements or ():
+        judgement = _judge_one(statement)
+        if judgement is _CANNOT_JUDGE:
+            return []
+        if judgement.kind in (SAVEPOINT, RELEASE, ROLLBACK_TO):
+            found = _LAST_NAME.search(statement.words)
+            name = b""
+            if found is not None:
+                name = names.identifier(statement.words, found.start(), statement)
+            judgement = Judgement(judgement.kind, savepoint=judgement.savepoint, name=name)
+        each.append(judgement)
+    return each
 
 
 def _begins_commonly(low: bytes) -> bool:
