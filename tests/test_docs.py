@@ -146,8 +146,8 @@ def test_links_lead_to_something(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md"])
 def test_make_targets_that_are_named_exist(path: str) -> None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    named = re.findall(r"(?:`|^|[A-Z] )make ([a-z]+)", (ROOT / path).read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = re.findall(r"(?:`|^|[A-Z] )make ([a-z-]+)", (ROOT / path).read_text(), re.MULTILINE)
     assert named
     assert set(named) <= set(targets)
 

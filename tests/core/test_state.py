@@ -4,7 +4,6 @@ import pytest
 
 from tests.core.scenario import (
     FUNCTION_CALL,
-    SYNC,
     FakeBackend,
     FakeClient,
     World,
@@ -13,7 +12,6 @@ from tests.core.scenario import (
     error,
     kept,
     parameter,
-    parse,
     query,
     ready,
     reap,
@@ -530,7 +528,7 @@ def test_an_idle_backend_that_has_the_settings_is_preferred() -> None:
         ("CALL p()", "pg_locks", ""),
         ("FROBNICATE", "pg_settings", ""),
         ("CREATE FUNCTION f() BEGIN ATOMIC END", "pg_cursors", ""),
-        ("CREATE TEMP TABLE t (); SELECT 1", "pg_locks", ""),
+        ("CREATE TEMP TABLE t (); PREPARE p AS SELECT 1", "pg_prepared", "pg_locks pg_cursors"),
     ],
 )
 def test_a_look_is_at_what_the_reasons_call_for(sql: str, part: str, others: str) -> None:
@@ -665,12 +663,6 @@ def test_asyncpgs_reset_leaves_no_pin() -> None:
     backend.says(kept())
     assert client.session.pin == ""
     assert backend.is_idle()
-
-
-def test_a_named_statement_lasts() -> None:
-    _, client, _ = scene()
-    client.sends(parse("SELECT 1", "s1"), SYNC)
-    assert client.session.pin == "prepared statement"
 
 
 def test_all_reasons_have_a_name() -> None:

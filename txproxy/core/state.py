@@ -158,11 +158,8 @@ def note(session: "Session", judged: sql.Judgement, said: bytes) -> None:
         for reason in judged.pin.split(", "):
             pin(session, reason)
     kept = session.kept
-    if kept is not None:
-        if judged.pin and judged.kind == sql.MANY:
-            kept.wide = True
-        if judged.looks and kept.reasons:
-            kept.due = True
+    if judged.looks and kept is not None and kept.reasons:
+        kept.due = True
 
 
 def _is_reported(session: "Session", names: tuple[str, ...]) -> bool:
