@@ -413,6 +413,11 @@ class World:
         assert pool is self.pool
         self.wanted_connections += 1
 
+    def connect_listening(self, listener: Listener) -> None:
+        assert listener is self.pool.listener
+        assert not self.wants_listening
+        self.wants_listening = True
+
     def claimed(self, pool: Pool, names: tuple[str, ...], claim: Claim) -> None:
         """Its own database is the only one."""
         if pool.settings.dbname in names:
@@ -420,11 +425,6 @@ class World:
 
     def defaults_changed(self, pool: Pool) -> None:
         pool.defaults_changed()
-
-    def connect_listening(self, listener: Listener) -> None:
-        assert listener is self.pool.listener
-        assert not self.wants_listening
-        self.wants_listening = True
 
     def event(self, name: str, fields: dict[str, object]) -> None:
         self.events.append((name, fields))

@@ -107,6 +107,7 @@ class Backend:
     params     what the server reports (ParameterStatus), by the server's spelling; never changed in
                place, so that it can be shared
     prepared   the statements that are prepared on it
+    listens    it has executed a LISTEN of a session's
     dirty      why it must be reset before anybody else may have it; "" if it need not
     settling   it is on its way to being clean: nothing of a client's may be sent
     deadline   when it is closed unless it has got clean
@@ -129,6 +130,7 @@ class Backend:
         "instead",
         "last_words",
         "listener",
+        "listens",
         "opened_at",
         "ours_failed",
         "params",
@@ -159,6 +161,7 @@ class Backend:
         self.prepared = Prepared()
         self.session: Session | None = None
         self.listener: Listener | None = None
+        self.listens = False
         self.applied: Settings = NO_SETTINGS
         self.tail = Tail()
         self.stream = 0  # bytes still to come of a message that is passed on in pieces
@@ -261,11 +264,9 @@ class Backend:
                     said += self.news()
             elif _LOOKED_AT[kind]:
                 keep = self._take(kind, data[i + 5 : end], mine)
-                if keep and kind == NOTIFICATION:
-                    said = self._renamed(data[i:end])
-                    keep = not said
-                elif kind == ERROR_RESPONSE:
+                if kind == ERROR_RESPONSE:
                     mine = self._mine()  # not if the unit goes again
+                if self.instead:
                     said = self.instead
                     self.instead = b""
             elif kind == DATA_ROW:
@@ -311,10 +312,10 @@ class Backend:
         head = exchanges[0] if exchanges else None
         session = self.session
         if not self.fifo.ready(status) or session is None:
-            if session is not None and head is not None and head.asks:
-                state.answered(session, self)
-            elif self.listener is not None:
+            if self.listener is not None:
                 self.listener.answered()
+            elif session is not None and head is not None and head.asks:
+                state.answered(session, self)
             return None
         if head is not None and head.begin_failed:
             session.begin_failed()
@@ -338,25 +339,22 @@ class Backend:
 
     def _notification(self, body: bytes) -> bool:
         """NotificationResponse; whether it is passed on. What a session's LISTEN asked for comes by
-        the listening connection; here comes what it listens to unknown to us, or in session mode.
+        the listening connection. Here comes what only this backend knows that it listens to: in
+        session mode, by DO. What the session itself has notified bears the process id that its
+        client knows.
         """
         if self.listener is not None:
             self.listener.notified(body)
             return False
         session = self.session
-        if session is None:
+        if session is None or not session.pin:
             return False
-        channel = body[4 : body.find(b"\0", 4)]
-        return session.listening is None or not session.listening.hears(channel)
-
-    def _renamed(self, message: bytes) -> bytes:
-        """A notification of the session's own with the process id that its client knows; b"" if it
-        is somebody else's.
-        """
-        session = self.session
-        if session is None or not session.pid or int32(message, 5) != self.port.pid:
-            return b""
-        return message[:5] + session.pid.to_bytes(4, "big") + message[9:]
+        if session.listening is not None and session.listening.hears(body[4 : body.find(b"\0", 4)]):
+            return False
+        if session.pid and int32(body, 0) == self.port.pid:
+            self.instead = encode.message(b"A", session.pid.to_bytes(4, "big") + body[4:])
+            return False
+        return True
 
     def _mine(self) -> bool:
         """Whether the next message is for the client of the session that holds this backend."""
@@ -548,6 +546,7 @@ class Backend:
             and not fifo.exchanges
             and not fifo.untrusted
             and not self.dirty
+            and not self.listens
             and not self.retiring
             and not self.cancels
             and not self.wants_pause
@@ -571,6 +570,7 @@ class Backend:
             self._settle_by(self.ours(b"ROLLBACK", "ROLLBACK"))
         elif self.session is None and self.dirty and not self.retiring:
             self.dirty = ""
+            self.listens = False
             self.applied = NO_SETTINGS
             self.prepared.clear()
             # DISCARD ALL leaves the role as it is, and must be a Query by itself.
@@ -579,6 +579,9 @@ class Backend:
             )
         elif self.session is None and self.retiring:
             self.close(self.retiring)
+        elif self.session is None and self.listens:
+            self.listens = False
+            self._settle_by(self.ours(b"UNLISTEN *", "UNLISTEN"))
         else:
             self.settling = False
             self.rolled_back = False

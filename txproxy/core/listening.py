@@ -129,7 +129,7 @@ class Listening:
                 if part.kind in _FOLLOWED:
                     self._write_down(_Noted(exchange, part.kind, part.name, len(parts) == 1))
                 if part.kind == sql.LISTEN:
-                    backend.dirty = backend.dirty or PIN
+                    backend.listens = True
             if not parts and kind != sql.EMPTY:
                 self._write_down(_Noted(exchange, _UNREADABLE, b"", False))
 
@@ -398,17 +398,6 @@ def notifies(session: "Session") -> None:
 def forget_notifier(backend: "Backend") -> None:
     """All that was notified on this backend has come, or it is closed."""
     backend.pool.database.notifiers.pop(backend.port.pid, None)
-
-
-def refusal(fields: dict[str, str]) -> bytes:
-    """A statement that fails with this error, so that the transaction it is in fails with it."""
-    message = fields.get("M", "").replace("'", "''").replace("\\", "/").replace("$", "")
-    sqlstate = fields.get("C", "XX000")
-    said = (
-        "DO LANGUAGE plpgsql $txproxy$BEGIN RAISE EXCEPTION USING"
-        f" ERRCODE = '{sqlstate}', MESSAGE = '{message}'; END$txproxy$"
-    )
-    return said.encode("utf-8", "surrogateescape")
 
 
 def _is_utf8(session: "Session") -> bool:

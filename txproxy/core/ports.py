@@ -108,16 +108,16 @@ class PoolPort(Protocol):
     def connect(self, pool: "Pool") -> None:
         """Begin a connection; `Pool.connected()` or `Pool.connect_failed()` is called later."""
 
+    def connect_listening(self, listener: "Listener") -> None:
+        """Begin the connection that listens; `Listener.connected()` or `Listener.connect_failed()`
+        is called later.
+        """
+
     def claimed(self, pool: "Pool", names: tuple[str, ...], claim: "Claim") -> None:
         """A statement on `pool`'s server needs these databases without connections."""
 
     def defaults_changed(self, pool: "Pool") -> None:
         """What sessions on `pool`'s server begin with has changed."""
-
-    def connect_listening(self, listener: "Listener") -> None:
-        """Begin the connection that listens; `Listener.connected()` or `Listener.connect_failed()`
-        is called later.
-        """
 
     def event(self, name: str, fields: dict[str, object]) -> None:
         """One line for the log."""

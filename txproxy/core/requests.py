@@ -56,7 +56,6 @@ _JUDGED_LENGTH: Final = 2048  # bytes of a text whose judgement is remembered
 _JUDGED_LIMIT: Final = 1000  # texts
 _judged: dict[bytes, sql.Judgement] = {}
 _B, _S, _T = b"bst"  # the first letters of BEGIN and START
-_NO_LISTEN: Final = frozenset(b"sidu")  # as SELECT, INSERT, DELETE, UPDATE and others begin
 _LINE: Final = 256  # bytes kept of a statement, for the log
 _OF_STATEMENT: Final = 0x53  # S: what a Describe or Close names is a statement, not a portal
 
@@ -141,10 +140,11 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
             return HOLD
         if fifo.copying:
             return _not_while_copying(session, QUERY)
-    if judged is not _STATELESS and (
-        judged.notifies or judged.listens or judged.kind == sql.LISTEN
-    ):
-        verdict = _listens(session, judged, QUERY)
+    if judged is not _STATELESS:
+        verdict = _refused_or_late(session, backend, judged)
+        if verdict == REPLACE:
+            fifo.sent(SYNC)
+            session.replacement += encode.SYNC
         if verdict != FORWARD:
             return verdict
     exchange = fifo.sent(QUERY)
@@ -246,20 +246,23 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text:
         listening.notifies(session)
 
 
-def _listens(session: "Session", judged: sql.Judgement, kind: int) -> int:
-    """What becomes of a LISTEN or NOTIFY, with a backend that it could be sent to."""
-    backend = session.backend
+def _listens(session: "Session", backend: "Backend", judged: sql.Judgement, text: bytes) -> int:
+    """Whether a LISTEN or NOTIFY in the extended protocol can be sent now."""
+    if judged.kind == sql.LISTEN and not listening.granted(session, text):
+        return HOLD
+    return _refused_or_late(session, backend, judged)
+
+
+def _refused_or_late(session: "Session", backend: "Backend", judged: sql.Judgement) -> int:
+    """What becomes of a LISTEN or NOTIFY for which there is a backend."""
     side = session.listening
-    assert backend is not None
-    if side is not None and side.refusal:
-        # The server makes the error, so that its transaction fails as the client's does.
-        refused, side.refusal = side.refusal, {}
-        if kind == QUERY:
-            session.replacement = encode.query(listening.refusal(refused))
-        else:
-            why = refused.get("M", "").encode("utf-8", "surrogateescape")
-            session.replacement = encode.describe_statement(b"(LISTEN) " + why)
-        backend.fifo.sent(kind if kind == QUERY else DESCRIBE)
+    if side is None:
+        return FORWARD
+    if side.refusal:
+        # The server refuses too, so that its transaction fails as the client's does.
+        why = side.refusal
+        side.refusal = {}
+        session.replacement = statements.failing(backend, why["C"], why["M"])
         return REPLACE
     if judged.notifies and not listening.may_notify(session):
         return HOLD
@@ -285,9 +288,6 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
             return verdict
     if kind == PARSE and answers.state <= BEGUN and _begin_unit(session, data, i):
         return SKIP
-    listens = _listens_by(session, data, i, end) if kind == PARSE else _STATELESS
-    if listens.kind == sql.LISTEN and not listening.granted(session, _text(data, i)):
-        return HOLD
     if not session.has_backend():
         return HOLD
     backend = session.backend
@@ -299,10 +299,6 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
         if fifo.copying:
             return _not_while_copying(session, kind)
     answers.unit = False
-    if listens is not _STATELESS:
-        verdict = _listens(session, listens, PARSE)
-        if verdict != FORWARD:
-            return verdict
     if kind == PARSE:
         return _parse(session, backend, data, i, end)
     if kind == BIND:
@@ -329,22 +325,6 @@ def _begin_unit(session: "Session", data: bytes, i: int) -> bool:
     text = data[i + 6 : data.find(b"\0", i + 6)]
     session.skip_to = begin.answers_unit(session, _judge_parsed(session, text), data, i, text)
     return session.skip_to > 0
-
-
-def _listens_by(session: "Session", data: bytes, i: int, end: int) -> sql.Judgement:
-    """What a Parse means that may LISTEN, or NOTIFY in a session that listens; else _STATELESS."""
-    if session.listening is None:
-        begins = i + 6 if not data[i + 5] else data.find(b"\0", i + 5) + 1
-        if begins >= len(data) or data[begins] | 0x20 in _NO_LISTEN:
-            return _STATELESS
-    judged = _judge_parsed(session, _text(data, i)) if end <= len(data) else _STATELESS
-    return judged if judged.kind == sql.LISTEN or judged.notifies else _STATELESS
-
-
-def _text(data: bytes, i: int) -> bytes:
-    """The text in the Parse at data[i]."""
-    begins = data.find(b"\0", i + 5) + 1
-    return data[begins : data.find(b"\0", begins)]
 
 
 def _goes_on(session: "Session", kind: int, data: bytes, i: int) -> bool:
@@ -426,6 +406,10 @@ def _parse_unnamed(
     session.stats.server_parses += 1
     if judged.kind == sql.DEALLOCATE and judged.name in session.names.by_name:
         return _parse_deallocate(session, backend, judged)
+    if judged is not _STATELESS:
+        verdict = _listens(session, backend, judged, text)
+        if verdict != FORWARD:
+            return verdict
     exchange = backend.fifo.sent(PARSE)
     assert exchange is not None
     exchange.unnamed_at = len(exchange.owed) - 1
@@ -526,6 +510,10 @@ def _bind(session: "Session", backend: "Backend", data: bytes, i: int) -> int:
     if statement is session.stale:
         session.replacement = statements.outdated(session, backend, statement)
         return REPLACE
+    if statement.judged is not _STATELESS:
+        verdict = _listens(session, backend, statement.judged, statement.text)
+        if verdict != FORWARD:
+            return verdict
     session.replacement = statements.check(backend, statement)
     if session.replacement:
         session.checks = True
@@ -581,6 +569,12 @@ def _of_unnamed(session: "Session", backend: "Backend", kind: int, i: int) -> in
         said = "unnamed prepared statement does not exist"
         session.replacement = statements.failing(backend, "26000", said)
         return REPLACE
+    text = message[6 : message.find(b"\0", 6)] if kind == BIND else b""
+    judged = _judge_parsed(session, text) if kind == BIND else _STATELESS
+    if judged is not _STATELESS:
+        verdict = _listens(session, backend, judged, text)
+        if verdict != FORWARD:
+            return verdict
     ahead = b""
     if backend.prepared.unnamed is not message:
         if 1 + int32(message, 1) != len(message):
@@ -594,8 +588,7 @@ def _of_unnamed(session: "Session", backend: "Backend", kind: int, i: int) -> in
         ahead = message
     exchange = fifo.sent(kind)
     if kind == BIND and exchange is not None:
-        text = message[6 : message.find(b"\0", 6)]
-        _bound(session, _judge_parsed(session, text), exchange, None, text)
+        _bound(session, judged, exchange, None, text)
     if not ahead:
         return FORWARD
     session.replacement = ahead

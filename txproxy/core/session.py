@@ -160,11 +160,11 @@ class Session:
         self.restore_due = False  # it may have reset what it asked for at the start
         self.told: dict[str, str] = {}
         self.pin = ""
+        self.pid = 0
+        self.listening: Listening | None = None
         self.kept: state.Kept | None = None
         self.replaying = False
         self.epoch = pool.epoch
-        self.pid = 0
-        self.listening: Listening | None = None
         self.logging_in = False
         self.ended = False
         self.client_full = False  # what was written to the client has not been taken by its socket

@@ -34,6 +34,7 @@ _TEMPORARY: Final = "temporary table"
 _ADVISORY: Final = "advisory lock"
 _HOLD: Final = "WITH HOLD"
 _PREPARE: Final = "PREPARE"
+_LISTEN: Final = "LISTEN"
 
 _EQUAL: Final = "OPERATOR(pg_catalog.=)"
 _PARTS: Final = {
@@ -44,6 +45,8 @@ _PARTS: Final = {
     _ADVISORY: f"FROM pg_catalog.pg_locks WHERE locktype {_EQUAL} 'advisory'"
     f" AND pid {_EQUAL} pg_catalog.pg_backend_pid()",
     _HOLD: "FROM pg_catalog.pg_cursors WHERE is_holdable",
+    # Only what the listening connection cannot tell the session: see listening.py.
+    _LISTEN: "FROM pg_catalog.pg_listening_channels()",
     _PREPARE: "FROM pg_catalog.pg_prepared_statements WHERE from_sql",
 }
 """Where the state is seen that pins for each of these reasons."""
