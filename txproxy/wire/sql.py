@@ -254,7 +254,8 @@ def _together(kind: int, parts: list[Judgement]) -> Judgement:
     settings: list[str] = []
     databases: list[str] = []
     for part in parts:
-        pins.extend(part.pin.split(", ") if part.pin else ())
+        if part.pin not in pins:
+            pins.append(part.pin)
         whole.begins = whole.begins or part.begins
         whole.ends = whole.ends or part.ends
         whole.savepoint = whole.savepoint or part.savepoint
@@ -266,7 +267,7 @@ def _together(kind: int, parts: list[Judgement]) -> Judgement:
         whole.defaults = whole.defaults or part.defaults
         settings.extend(part.settings)
         databases.extend(part.databases)
-    whole.pin = ", ".join(dict.fromkeys(pins))
+    whole.pin = ", ".join(pin for pin in pins if pin)
     whole.settings = tuple(dict.fromkeys(settings))
     whole.databases = tuple(dict.fromkeys(databases))
     return whole
