@@ -119,6 +119,13 @@ class Listening:
         noted = any(noted.kind == sql.LISTEN for noted in self._noted)
         return noted or any(kind == sql.LISTEN for kind, _ in self._log)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the session waits for the listening connection: with its backend, if it has one
+        by then, lest it lose that and ask for another for ever.
+        """
+        return self.flushing or self._session in self._session.pool.listener.waiters
+
     # What the client sends.
 
     def note(self, judged: "Judgement", exchange: "Exchange", said: bytes) -> None:

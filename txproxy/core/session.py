@@ -491,7 +491,7 @@ class Session:
             return
         elif self.stream and self.stream_forward:
             return  # the rest of a message that has begun belongs to this backend
-        elif self.listening is not None and self.listening.flushing:
+        elif self.listening is not None and self.listening.waits:
             return
         elif self.restore_due and backend.fifo.status != IN_FAILED:
             self.restore_due = False
