@@ -423,31 +423,31 @@ def _set_role(r: random.Random) -> Statement:
     local = r.random() < 0.25
     sql, value = r.choice([(f"ROLE {ROLE}", ROLE), ("ROLE NONE", "none"), (f"ROLE '{ROLE}'", ROLE)])
     if r.random() < 0.25:
-        return Statement("RESET ROLE", lambda model: _nothing(model.reset("role")))
+        return Statement("RESET ROLE", _does(lambda model: model.reset("role")))
     if r.random() < 0.2:
         sql = f"SELECT set_config('role', '{value}', {str(local).lower()})"
-        return Statement(sql, lambda model: _says(model.set("role", value, local), value))
+        return Statement(sql, _does(lambda model: model.set("role", value, local), value))
     scope = "LOCAL " if local else ""
-    return Statement(f"SET {scope}{sql}", lambda model: _nothing(model.set("role", value, local)))
+    return Statement(f"SET {scope}{sql}", _does(lambda model: model.set("role", value, local)))
 
 
 def _reset(r: random.Random, name: str) -> Statement:
     sql = r.choice([f"RESET {name}", f"SET {name} TO DEFAULT"])
     if name == "TimeZone" and r.random() < 0.3:
         sql = r.choice(["RESET TIME ZONE", "SET TIME ZONE DEFAULT", "SET TIME ZONE LOCAL"])
-    return Statement(sql, lambda model: _nothing(model.reset(name)))
+    return Statement(sql, _does(lambda model: model.reset(name)))
 
 
-def _nothing(_done: object) -> Rows:
-    return []
+def _does(action: Callable[[Model], None], *says: str) -> Callable[[Model], Rows]:
+    def effect(model: Model) -> Rows:
+        action(model)
+        return [[each] for each in says]
 
-
-def _says(_done: object, value: str) -> Rows:
-    return [[value]]
+    return effect
 
 
 def reset_all(_r: random.Random, _model: Model) -> Statement:
-    return Statement("RESET ALL", lambda model: _nothing(model.reset_all()))
+    return Statement("RESET ALL", _does(lambda model: model.reset_all()))
 
 
 def refused(r: random.Random, _model: Model) -> Statement:
@@ -481,19 +481,17 @@ def begin(r: random.Random, model: Model) -> Statement:
     """In a transaction it is no error unless it asks for something."""
     choices = ["BEGIN", "START TRANSACTION", "BEGIN", "begin isolation level repeatable read"]
     sql = r.choice(choices[:3] if model.marks else choices)
-    return _control(sql, lambda model: _nothing(model.begin()))
+    return _control(sql, _does(lambda model: model.begin()))
 
 
 def end(r: random.Random, model: Model) -> Statement:
     """What may come in a transaction, failed or not."""
     choices = [
-        _control("COMMIT", lambda model: _nothing(model.commit()), ends=True),
-        _control("END", lambda model: _nothing(model.commit()), ends=True),
-        _control("ROLLBACK", lambda model: _nothing(model.rollback()), ends=True),
-        _control("COMMIT AND CHAIN", lambda model: _nothing(model.chain(model.commit)), ends=True),
-        _control(
-            "ROLLBACK AND CHAIN", lambda model: _nothing(model.chain(model.rollback)), ends=True
-        ),
+        _control("COMMIT", _does(lambda model: model.commit()), ends=True),
+        _control("END", _does(lambda model: model.commit()), ends=True),
+        _control("ROLLBACK", _does(lambda model: model.rollback()), ends=True),
+        _control("COMMIT AND CHAIN", _does(lambda model: model.chain(model.commit)), ends=True),
+        _control("ROLLBACK AND CHAIN", _does(lambda model: model.chain(model.rollback)), ends=True),
     ]
     weights = [6, 2, 6, 1, 1]
     if len(model.marks) > 1 or r.random() < 0.1:
@@ -501,7 +499,7 @@ def end(r: random.Random, model: Model) -> Statement:
         choices.append(
             _control(
                 f"ROLLBACK TO SAVEPOINT {name}",
-                lambda model: _nothing(model.rollback_to(name)),
+                _does(lambda model: model.rollback_to(name)),
                 ends=True,
             )
         )
@@ -512,8 +510,8 @@ def end(r: random.Random, model: Model) -> Statement:
 def savepoint(r: random.Random, _model: Model) -> Statement:
     name = r.choice(SAVEPOINTS)
     if r.random() < 0.3:
-        return _control(f"RELEASE {name}", lambda model: _nothing(model.release(name)))
-    return _control(f"SAVEPOINT {name}", lambda model: _nothing(model.savepoint(name)))
+        return _control(f"RELEASE {name}", _does(lambda model: model.release(name)))
+    return _control(f"SAVEPOINT {name}", _does(lambda model: model.savepoint(name)))
 
 
 def _control(sql: str, effect: Callable[[Model], Rows], ends: bool = False) -> Statement:
@@ -594,7 +592,7 @@ def _drop(r: random.Random, name: str) -> Statement:
 
 
 def discard_temp(_r: random.Random) -> Statement:
-    return Statement("DISCARD TEMP", lambda model: _nothing(model.state.tables.clear()))
+    return Statement("DISCARD TEMP", _does(lambda model: model.state.tables.clear()))
 
 
 def cursor(r: random.Random, model: Model) -> Statement:
@@ -703,7 +701,7 @@ def _sql_execute(name: str) -> Statement:
 
 def deallocate(name: str) -> Statement:
     sql = f"DEALLOCATE {name}"
-    return Statement(sql, lambda model: _nothing(model.deallocate(name)))
+    return Statement(sql, _does(lambda model: model.deallocate(name)))
 
 
 # What takes much away at once.
@@ -711,8 +709,8 @@ def deallocate(name: str) -> Statement:
 
 def discard(r: random.Random, _model: Model) -> Statement:
     if r.random() < 0.5:
-        return _control("DISCARD ALL", lambda model: _nothing(model.discard_all()))
-    return Statement("DEALLOCATE ALL", lambda model: _nothing(model.deallocate_all()))
+        return _control("DISCARD ALL", _does(lambda model: model.discard_all()))
+    return Statement("DEALLOCATE ALL", _does(lambda model: model.deallocate_all()))
 
 
 # What the client sees.

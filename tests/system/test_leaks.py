@@ -22,7 +22,7 @@ import psycopg
 import pytest
 
 from tests.system import wire
-from tests.system.proxy import DATABASE, USER, Proxy, complaints, direct, prepare, wait_until
+from tests.system.proxy import DATABASE, USER, Proxy, Table, complaints, direct, prepare, wait_until
 from tests.system.session_model import (
     HERE,
     LITERALS,
@@ -251,7 +251,7 @@ class Raw(Client):
 
     async def several(self) -> None:
         """A string of several statements, which is one transaction."""
-        statements = []
+        statements: list[Statement] = []
         while len(statements) < 3:
             found = self.choose()
             if not (found.control or found.values or found.once):
@@ -375,7 +375,7 @@ class Raw(Client):
         if (sqlstate, status) != ("25P03", "E"):
             self.fail("not as one is reaped")
         self.check_told()
-        rollback = Statement("ROLLBACK", lambda model: model.rollback(), control=True, ends=True)
+        rollback = Statement("ROLLBACK", rolled_back, control=True, ends=True)
         await self.exchange(("ROLLBACK", wire.query("ROLLBACK"), self.model.run(rollback)))
         await self.ours("RESET txproxy.idle_transaction_timeout")
         self.world.count("reaped")
@@ -397,6 +397,11 @@ class Raw(Client):
         )
         self.wire.reset()
         self.world.count("killed")
+
+
+def rolled_back(model: Model) -> Rows:
+    model.rollback()
+    return []
 
 
 async def cancel(world: World, key: tuple[int, bytes]) -> None:
@@ -580,7 +585,11 @@ async def test_the_model_is_that_of_a_direct_connection(server: EmbeddedPostgres
 @pytest.mark.usefixtures("schemas")
 async def test_each_client_has_its_own_session(server: EmbeddedPostgres) -> None:
     fresh = await fresh_settings(server)
-    settings = {"default_pool_size": BACKENDS, "query_wait_timeout": "60s", "log_level": "info"}
+    settings: Table = {
+        "default_pool_size": BACKENDS,
+        "query_wait_timeout": "60s",
+        "log_level": "info",
+    }
     with Proxy(server, proxy=settings) as proxy:
         world = World(proxy.host, proxy.port, fresh, proxied=True)
         await run(world, RAW_CLIENTS, DRIVER_CLIENTS, TURNS)

@@ -290,7 +290,9 @@ def server_side_binding() -> None:
             assert changed.update(balance=F("balance") + number) == 1
             account.refresh_from_db(using=alias)
             assert account.balance == number
-            day = Entry.objects.using(alias).filter(account=account, made_at__hour=12 + index % 2 * 9)
+            day = Entry.objects.using(alias).filter(
+                account=account, made_at__hour=12 + index % 2 * 9
+            )
             assert day.count() == 1
             ask(alias)
 
