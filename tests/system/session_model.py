@@ -145,6 +145,7 @@ class Model:
         self.prepared: dict[str, Statement] = {}
         self.unnamed: Statement | None = None
         self.unnamed_known = True
+        self.hidden = False  # it has set what nobody can know the name of
 
     @property
     def status(self) -> str:
@@ -155,9 +156,8 @@ class Model:
     def pinned(self) -> bool:
         """Whether it has what only one backend can have."""
         state = self.state
-        return bool(+self.locks or self.sql_prepared or state.tables or state.cursors) or any(
-            mark.tables for _, mark in self.marks
-        )
+        listed = (+self.locks, self.sql_prepared, state.tables, state.cursors)
+        return self.hidden or any(listed) or any(mark.tables for _, mark in self.marks)
 
     @property
     def user(self) -> str:
@@ -312,11 +312,13 @@ class Model:
         for name in self.start:
             if name != "role":
                 self.reset(name)
+        self.hidden = self.hidden and bool(self.marks)
 
     def discard_all(self) -> None:
         if self.marks:
             raise Refused("25001")
         self.state = State(dict(self.start))
+        self.hidden = False
         self.locks.clear()
         self.deallocate_all()
 
@@ -387,17 +389,27 @@ def _set_by_parameters(name: str, literal: str, local: bool) -> Statement:
     text = literal.strip("'").replace("''", "'")
     return Statement(
         "SELECT set_config($1, $2, $3::text::boolean)",
-        _effect(name, literal, local, True),
+        _hiding(_effect(name, literal, local, says=True)),
         (name, text, str(local).lower()),
+        pins=True,
     )
 
 
 def _do(name: str, literal: str, local: bool) -> Statement:
     text = literal if literal.startswith("'") else f"'{literal}'"
     call = f"set_config('{name}', {text}, {str(local).lower()})"
-    return Statement(
-        f"DO $$ BEGIN PERFORM {call}; END $$", _effect(name, literal, local, says=False)
-    )
+    effect = _hiding(_effect(name, literal, local, says=False))
+    return Statement(f"DO $$ BEGIN PERFORM {call}; END $$", effect, pins=True)
+
+
+def _hiding(effect: Callable[[Model], Rows]) -> Callable[[Model], Rows]:
+    """It cannot be seen what is set: until RESET ALL or DISCARD ALL it may be anything."""
+
+    def hiding(model: Model) -> Rows:
+        model.hidden = True
+        return effect(model)
+
+    return hiding
 
 
 def _special(name: str, literal: str, local: bool) -> Statement:
@@ -826,6 +838,8 @@ def choose(r: random.Random, model: Model, first: int, may_pin: bool, driver: bo
     """
     if model.marks and r.random() < (0.7 if model.failed else 0.15):
         return end(r, model)
+    if model.hidden and r.random() < 0.2:
+        return reset_all(r, model)
     while True:
         kind = r.choices(
             [set_one, begin, savepoint, look, table, cursor, sql_prepare, refused, reset_all],

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import socket
 import struct
 from collections import deque
@@ -57,6 +58,8 @@ OPTIONS: Final[list[Mapping[str, str]]] = [
     {"options": "-c search_path=s2 -c work_mem=70kB -c my.setting=started"},
 ]
 """What clients ask for when they log in."""
+
+RESETTING: Final = re.compile("reset|discard|default|time zone local", re.IGNORECASE)
 
 STARTED: Final[list[Mapping[str, str]]] = [
     {},
@@ -108,6 +111,7 @@ class Client:
         self.number = number
         self.first_lock = world.session() * 10
         self.model = Model({**world.fresh, **start})
+        self.start = start
         self.has_slot = False
         self.history: deque[str] = deque(maxlen=60)
 
@@ -182,7 +186,7 @@ class Raw(Client):
         self.wire.send(b"".join(data for _, data, _ in turns))
         for what, _, expected in turns:
             self.check(what, await self.answer(what), expected)
-        self.check_told()
+        self.check_told(turns[-1][0])
 
     async def answer(self, what: str) -> tuple[str, Rows, str]:
         try:
@@ -201,8 +205,13 @@ class Raw(Client):
                 name, value = each.body.decode().split("\0")[:2]
                 self.told[name] = value
 
-    def check_told(self) -> None:
-        """The driver has heard of its settings, and of nobody else's."""
+    def check_told(self, what: str) -> None:
+        """The driver has heard of its settings, and of nobody else's.
+
+        That a RESET goes back to what was asked for at the login it may hear with the next answer.
+        """
+        if self.start and RESETTING.search(what):
+            return
         for name in REPORTED:
             if name in self.told and self.told[name] != self.model.get(name):
                 self.fail(f"told {name}={self.told[name]}, has {self.model.get(name)}")
@@ -254,7 +263,9 @@ class Raw(Client):
         statements: list[Statement] = []
         while len(statements) < 3:
             found = self.choose()
-            if not (found.control or found.values or found.once):
+            # RESET goes back to what was asked for at the login only when the string has ended
+            resets = self.start and RESETTING.search(found.sql)
+            if not (found.control or found.values or found.once or resets):
                 statements.append(found)
         sql = "; ".join(
             each.sql + "\n" for each in statements
@@ -349,7 +360,7 @@ class Raw(Client):
             if not answer.done():
                 answer.cancel()
         self.check(sql, await answer, expected)
-        self.check_told()
+        self.check_told(sql)
         self.world.count("cancelled")
 
     async def be_reaped(self) -> None:
@@ -374,7 +385,7 @@ class Raw(Client):
         self.model.fail()
         if (sqlstate, status) != ("25P03", "E"):
             self.fail("not as one is reaped")
-        self.check_told()
+        self.check_told(sql)
         rollback = Statement("ROLLBACK", rolled_back, control=True, ends=True)
         await self.exchange(("ROLLBACK", wire.query("ROLLBACK"), self.model.run(rollback)))
         await self.ours("RESET txproxy.idle_transaction_timeout")
@@ -599,7 +610,9 @@ async def test_each_client_has_its_own_session(server: EmbeddedPostgres) -> None
 
 # What is left when all have gone.
 
-SETTINGS_OF_THE_SESSION: Final = "SELECT name FROM pg_settings WHERE source = 'session'"
+CHANGED: Final = (
+    "SELECT name, setting FROM pg_settings WHERE source = 'session' AND setting <> reset_val"
+)
 
 
 async def assert_nothing_is_left(proxy: Proxy, fresh: Mapping[str, str]) -> None:
@@ -607,17 +620,21 @@ async def assert_nothing_is_left(proxy: Proxy, fresh: Mapping[str, str]) -> None
     server = proxy.server
     left = await asyncio.to_thread(wait_until, lambda: complaints(server), lambda found: not found)
     assert not left
-    seen: set[str | None] = set()
+    pids: set[str | None] = set()
     async with contextlib.AsyncExitStack() as stack:
+        clients = []
         for _ in range(BACKENDS):
-            held = await stack.enter_async_context(
+            client = await stack.enter_async_context(
                 AsyncWire.log_in(proxy.host, proxy.port, USER, DATABASE)
             )
-            await held.ask(wire.query("BEGIN"))
-            looked = wire.rows(await held.ask(wire.query(LOOK.sql)))
-            assert looked == Model(fresh).run(LOOK).rows
-            assert wire.rows(await held.ask(wire.query(SETTINGS_OF_THE_SESSION))) == []
-            assert wire.rows(await held.ask(wire.query(HERE.sql))) == [["public"]]
-            [[pid]] = wire.rows(await held.ask(wire.query("SELECT pg_backend_pid()::text")))
-            seen.add(pid)
-    assert len(seen) == BACKENDS
+            clients.append(client)
+            await client.ask(wire.query("BEGIN"))
+            seen = wire.rows(await client.ask(wire.query(LOOK.sql)))
+            assert seen == Model(fresh).run(LOOK).rows
+            assert wire.rows(await client.ask(wire.query(CHANGED))) == []
+            assert wire.rows(await client.ask(wire.query(HERE.sql))) == [["public"]]
+            [[pid]] = wire.rows(await client.ask(wire.query("SELECT pg_backend_pid()::text")))
+            pids.add(pid)
+        for client in clients:
+            await client.ask(wire.query("ROLLBACK"))
+    assert len(pids) == BACKENDS
