@@ -283,7 +283,7 @@ def server_side_binding() -> None:
         for number in range(8):
             with transaction.atomic(alias):
                 account = Account.objects.using(alias).create(name=f"{index} {number}")
-                account.entry_set.using(alias).create(note=token(), made_at=moment)
+                Entry.objects.using(alias).create(account=account, note=token(), made_at=moment)
             with suppress(IntegrityError), transaction.atomic(alias):
                 Account.objects.using(alias).create(name=f"{index} {number}")
             changed = Account.objects.using(alias).filter(name=account.name)
