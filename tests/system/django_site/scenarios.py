@@ -270,6 +270,36 @@ def bulk() -> None:
     assert Entry.objects.count() == 4 * 501
 
 
+# Prepared statements.
+
+
+def server_side_binding() -> None:
+    """Every statement is prepared; far more connections than backends; and in two time zones."""
+    clear()
+    moment = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+
+    def work(index: int) -> None:
+        alias = ("bound", "bound_tokyo")[index % 2]
+        for number in range(8):
+            with transaction.atomic(alias):
+                account = Account.objects.using(alias).create(name=f"{index} {number}")
+                Entry.objects.using(alias).create(account=account, note=token(), made_at=moment)
+            with suppress(IntegrityError), transaction.atomic(alias):
+                Account.objects.using(alias).create(name=f"{index} {number}")
+            changed = Account.objects.using(alias).filter(name=account.name)
+            assert changed.update(balance=F("balance") + number) == 1
+            account.refresh_from_db(using=alias)
+            assert account.balance == number
+            day = Entry.objects.using(alias).filter(
+                account=account, made_at__hour=12 + index % 2 * 9
+            )
+            assert day.count() == 1
+            ask(alias)
+
+    in_threads(work, THREADS * 2)
+    assert Account.objects.using("bound").count() == THREADS * 2 * 8
+
+
 # Sleepers.
 
 
