@@ -64,13 +64,29 @@ class Refused(Exception):
     """The statement fails. The argument: the SQLSTATE."""
 
 
+_IN_FAILED: Final = ("25P02", "26000", "3B001", "42P05")
+
+
 @dataclass(frozen=True)
 class Reply:
-    """What must come back: an error's SQLSTATE or "", rows (None: any), the transaction status."""
+    """What must come back: an error's SQLSTATE or "", rows (None: any), the transaction status.
+
+    In a transaction that has `failed` before, there may be more to complain of than that: which
+    complaint comes first is nobody's business.
+    """
 
     sqlstate: str
     rows: Rows | None
     status: str
+    failed: bool = False
+
+    def takes(self, sqlstate: str, rows: Rows, status: str) -> bool:
+        """Whether this came back. No status: it is not known."""
+        if status not in {self.status, ""}:
+            return False
+        if sqlstate != self.sqlstate:
+            return self.failed and sqlstate in _IN_FAILED and self.sqlstate in _IN_FAILED
+        return self.rows is None or rows == self.rows
 
 
 @dataclass(frozen=True)
@@ -175,7 +191,8 @@ class Model:
         """A Query of these statements, or an extended unit of one."""
         first = statements[0]
         if self.failed and not first.ends:
-            return self.reply("25P02", [])
+            return self.refuse("25P02")
+        before = self.failed
         implicit = not self.marks and not first.control
         if implicit:
             self.begin()
@@ -188,7 +205,7 @@ class Model:
             self.fail()
             if implicit:
                 self.rollback()
-            return self.reply(str(refused), rows)
+            return Reply(str(refused), rows, self.status, before)
         if implicit:
             self.commit()
         return self.reply("", rows)
@@ -198,8 +215,9 @@ class Model:
 
     def refuse(self, sqlstate: str) -> Reply:
         """An error of the protocol's, which fails the transaction too."""
+        before = self.failed
         self.fail()
-        return self.reply(sqlstate)
+        return Reply(sqlstate, [], self.status, before)
 
     def parse(self, name: str, statement: Statement) -> Reply:
         """Parse and Sync."""
@@ -207,7 +225,7 @@ class Model:
             self.unnamed = None
             self.unnamed_known = True
         if self.failed and not statement.ends:
-            return self.reply("25P02")
+            return self.refuse("25P02")
         if name in self.prepared:
             return self.refuse("42P05")
         if name:

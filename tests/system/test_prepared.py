@@ -283,7 +283,7 @@ def test_strange_names(twin: Twin) -> None:
         assert twin.rows(run(name)) == [[str(number)]]
     assert twin.sqlstate(query('DEALLOCATE "with ""quotes"" and \'more\'"')) == ""
     assert twin.sqlstate(query('DEALLOCATE "näme"')) == ""
-    assert twin.sqlstate(query(f"DEALLOCATE {'x' * 70}")) == ""
+    assert twin.sqlstate(query(f"DEALLOCATE {'x' * 63}")) == ""
     for name in (names[1], names[2], names[3]):
         assert twin.sqlstate(run(name)) == "26000"
 
