@@ -365,8 +365,8 @@ def test_and_chain_begins_another_with_the_next_statement(sql: str, extended: bo
 def test_and_chain_begins_another_on_the_backend_that_a_pinned_client_has_kept() -> None:
     world, client, backend = scene()
     begin(client, backend)
-    client.sends(query("LISTEN jobs"))
-    backend.says(done("LISTEN"), ready("T"))
+    client.sends(query("LOAD 'lib'"))
+    backend.says(done("LOAD"), ready("T"))
     client.got()
     backend.got()
     reap(world, client, backend)
