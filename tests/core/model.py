@@ -245,8 +245,10 @@ class ModelServer:
             self.temporary = False
         if low.startswith(("reset ", "discard")):
             return done("RESET")
-        known = ("select '", "reset role", "listen", "unlisten", "notify", "set client_encoding")
-        assert low.startswith(known), low
+        word = low.partition(" ")[0]
+        if word in {"listen", "unlisten", "notify"} or low.startswith("set client_encoding"):
+            return done(word.upper())
+        assert low.startswith(("select '", "reset role")), low
         return head + row(token) + done("SELECT 1")
 
 

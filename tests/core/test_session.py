@@ -353,12 +353,20 @@ def test_a_backend_that_takes_no_more_stops_its_client() -> None:
 # What belongs to no reply.
 
 
-def test_notices_in_a_unit_go_to_the_client_and_notifications_of_nobodys_do_not() -> None:
+def test_notices_in_a_unit_go_to_the_client() -> None:
     _, client, backend = scene()
     client.sends(query("SELECT 'x'"))
-    backend.says(notice("careful"), COLUMNS, notification("jobs"), row("x"))
+    backend.says(COLUMNS, notice("careful"), row("x"))
     backend.says(done("SELECT 1"), ready())
-    assert client.got() == ["N careful", "T", "D x", "C SELECT 1", "Z I"]
+    assert client.got() == ["T", "N careful", "D x", "C SELECT 1", "Z I"]
+
+
+def test_a_backend_that_listens_of_itself_is_heard_by_nobody_else() -> None:
+    """A function may have executed LISTEN for another client."""
+    _, client, backend = scene()
+    client.sends(query("SELECT 'x'"))
+    backend.says(COLUMNS, row("x"), notification("jobs"), done("SELECT 1"), ready())
+    assert client.got() == ["T", "D x", "C SELECT 1", "Z I"]
 
 
 @pytest.mark.parametrize(

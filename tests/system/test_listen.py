@@ -402,6 +402,7 @@ def test_pipelines(proxy: Proxy, channel: str) -> None:
             listener.execute("SELECT pg_notify(%s, 'own')", [channel])
             last = listener.execute("SELECT 2")
             assert last.fetchone() == (2,)
+        listener.remove_notify_handler(found.append)
         notify(speaker, channel, "by another")
         found += listener.notifies(timeout=PATIENCE, stop_after=1)
         assert [each.payload for each in found] == ["own", "by another"]

@@ -177,7 +177,7 @@ class Backend:
         self.full = False  # what was written to it has not been taken by its socket
         self.last_words: dict[str, str] = {}  # the server's FATAL
         self.ours_failed: dict[str, str] = {}  # the ERROR that an exchange of our own got
-        self.instead = b""  # what the client gets for the error that was left out
+        self.instead = b""  # what the client gets for the message that was left out
 
     def __repr__(self) -> str:
         held = "leased" if self.session else "idle"
