@@ -130,6 +130,8 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
     exchange = fifo.sent(QUERY)
     if judged is not _STATELESS and exchange is not None:
         _note(session, judged, exchange, text)
+    if end > len(data):
+        state.scan(session, data[i:])
     session.statement = text[:_LINE]
     session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
     session.unnamed = False
@@ -332,6 +334,8 @@ def _parse(session: "Session", data: bytes, i: int, end: int, exchange: "Exchang
     judged = _judge_parsed(session, text) if whole else _TOO_LONG
     if judged is not _STATELESS and exchange is not None:
         _note(session, judged, exchange, text)
+    if end > len(data):
+        state.scan(session, data[i:])
     if name_end == i + 5:
         session.unnamed = True
         session.parsed = data[i:end] if whole and end - i <= HELD_LIMIT else b""

@@ -100,6 +100,7 @@ class Session:
         "replacement",
         "replaying",
         "restore_due",
+        "scanned",
         "session_mode",
         "settings",
         "settled",
@@ -163,6 +164,7 @@ class Session:
         self.tail = Tail()
         self.stream = 0  # bytes still to come of a message that is passed on, or dropped, in pieces
         self.stream_forward = False
+        self.scanned = b""  # of a text that cannot be judged and has not come completely: its end
         self.outgoing: list[bytes] = []  # what goes to the backend ahead of the client's bytes
         self.replacement = b""
         self.skip_to = 0  # with the verdict SKIP: where the messages end that were answered here
@@ -265,6 +267,10 @@ class Session:
             self.stream -= i
             if not self.stream_forward:
                 start = i
+            if self.scanned:
+                state.scan(self, data[:i])
+                if not self.stream:
+                    self.scanned = b""
         verdict = FORWARD
         answers = self.answers
         answering = answers.active
