@@ -435,7 +435,7 @@ def _judge_named(word: bytes, words: bytes, statement: Statement) -> Judgement:
 _SAID: Final = re.compile(
     rb"\bset_config\s*\(\s*e?'+([\w.$]+)'"
     rb'|\bset\s+(?:(?:session|local)\s+)?"?([a-z_][\w$]*(?:\s*\.\s*[a-z_][\w$]*)*)"?\s*(?::?=|to\b)'
-    rb"|\b(?:set_config|set|reset|discard)\b"
+    rb"|\b(?:set_config|set|reset|discard|pg_settings)\b"
 )
 _SAID_DEFAULTS: Final = re.compile(rb"\balter\s+(?:role|user|database)\b")
 _SAID_ALL: Final = re.compile(rb"\ball\b")
