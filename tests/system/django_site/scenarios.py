@@ -246,6 +246,38 @@ def iterators() -> None:
     assert first + list(found) == list(range(5000))
 
 
+def settings_of_each_thread() -> None:
+    """As middleware for tenants does it, and row-level security."""
+
+    def said(sql: str) -> str:
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+            [found] = cursor.fetchone()
+            return str(found)
+
+    def work(index: int) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET my.tenant = %s", [str(index)])
+            cursor.execute("SET work_mem = %s", [f"{64 + index}kB"])
+        for _ in range(10):
+            assert said("SHOW my.tenant") == str(index)
+            assert said("SHOW work_mem") == f"{64 + index}kB"
+            with suppress(ZeroDivisionError), transaction.atomic():
+                said("SELECT set_config('my.tenant', 'another', false)")
+                with suppress(DatabaseError), transaction.atomic():
+                    said("SELECT set_config('work_mem', '1MB', false)")
+                    said("SELECT 1/0")
+                assert said("SHOW work_mem") == f"{64 + index}kB"
+                raise ZeroDivisionError
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("SET LOCAL my.tenant = 'local'")
+                cursor.execute("CREATE TEMP TABLE mine ON COMMIT DROP AS SELECT %s AS a", [index])
+                assert said("SELECT a FROM mine") == str(index)
+            ask()
+
+    in_threads(work)
+
+
 def bulk() -> None:
     """Statements of far more than 64 kB, on both sides of it, and their results."""
     clear()
