@@ -1,9 +1,10 @@
 """A small model of a PostgreSQL server: what it answers to each message, and what it refuses.
 
 It knows just what the random scenarios say: SELECT '<token>', SELECT 1/0 '<token>', COPY <token>
-FROM STDIN, BEGIN, COMMIT, ROLLBACK, LISTEN, UNLISTEN, NOTIFY (which nobody hears), SET and SHOW
-timezone, several of them in one string, and what the proxy itself says. Every answer repeats the
-token of its statement. A message that would make a real server close the connection raises.
+FROM STDIN, BEGIN, COMMIT, ROLLBACK, LISTEN, UNLISTEN, NOTIFY (which nobody hears), SET and SHOW of
+timezone (which it reports) and my.own (which it does not), a temporary table, DISCARD ALL, several
+of them in one string, and what the proxy itself says. Every answer repeats the token of its
+statement. A message that would make a real server close the connection raises.
 """
 
 import re
@@ -21,14 +22,15 @@ from tests.core.scenario import (
     PARSED,
     done,
     error,
+    kept_row,
     parameter,
     ready,
     row,
     split,
 )
 
-_SET: Final = re.compile(r"set timezone = '(\w+)'")
-_SET_CONFIG: Final = re.compile(r"set_config\('timezone','(\w+)',false\)")
+_SET: Final = re.compile(r"set (timezone|my\.own) = '(\w+)'")
+_SET_CONFIG: Final = re.compile(r"set_config\('(timezone|my\.own)','(\w*)',false\)")
 _ENDS: Final = frozenset(("commit", "rollback"))
 
 
@@ -46,11 +48,19 @@ class ModelServer:
         self.copy_in_unit = False
         self.unsynced = False  # a unit is open
         self.timezone = PARAMS["TimeZone"]
+        self.own: str | None = None  # the setting my.own
+        self.temporary = False  # whether there is a temporary table
         self._reported = self.timezone
-        self._before = self.timezone  # what a rollback brings back
+        self._before = self._state()  # what a rollback brings back
         self._unnamed: str | None = None
         self._portal: str | None = None
         self._rest = b""
+
+    def _state(self) -> tuple[str, str | None, bool]:
+        return self.timezone, self.own, self.temporary
+
+    def _roll_back(self) -> None:
+        self.timezone, self.own, self.temporary = self._before
 
     def clean(self, unread: bytes) -> bool:
         """Whether any client may have it: it holds nothing of anybody's, and owes nothing for
@@ -88,14 +98,14 @@ class ModelServer:
         if self.status == "T":
             self.status = "E"
         elif self.status == "I":
-            self.timezone = self._before
+            self._roll_back()
         self.skipping = in_unit
         return said if in_unit else said + self._ready()
 
     def _ready(self) -> bytes:
         said = b""
         if self.status == "I":
-            self._before = self.timezone
+            self._before = self._state()
         if self.timezone != self._reported:
             self._reported = self.timezone
             said = parameter("TimeZone", self.timezone)
@@ -173,15 +183,15 @@ class ModelServer:
             return EMPTY
         if low == "begin":
             if self.status == "I":
-                self._before = self.timezone
+                self._before = self._state()
                 self.status = "T"
             return done("BEGIN")
         if low in _ENDS:
             if low == "rollback" or self.status == "E":
-                self.timezone = self._before
+                self._roll_back()
                 low = "rollback"
             self.status = "I"
-            self._before = self.timezone
+            self._before = self._state()
             return done(low.upper())
         if low.startswith("select 1/0"):
             raise Failure(error("22012", text=token))
@@ -190,15 +200,50 @@ class ModelServer:
             return COPY_IN
         if low == "show timezone":
             return head + row(self.timezone) + done("SHOW")
+        if low == "show my.own":
+            return head + row(self.own or "") + done("SHOW my.own")
+        if "temp table" in low or low == "drop table t":
+            return self._table(low)
+        if low.startswith("select ") and " from pg_catalog." in low:
+            return head + self._kept(low) + done("SELECT 1")
         return self._set(low, head, token)
 
+    def _table(self, low: str) -> bytes:
+        creates = low.startswith("create")
+        if creates == self.temporary:
+            raise Failure(error("42P07" if creates else "42P01"))
+        self.temporary = creates
+        return done("TABLE")
+
+    def _kept(self, low: str) -> bytes:
+        """The answer to the proxy's question."""
+        said = b""
+        if " and not name " in low and self.timezone != PARAMS["TimeZone"]:
+            said += kept_row(("user", "timezone", self.timezone))
+        if "my.own" in low:
+            said += kept_row(("custom", "my.own", self.own))
+        if "pg_my_temp_schema" in low and self.temporary:
+            said += kept_row(("temporary table", "", ""))
+        return said
+
     def _set(self, low: str, head: bytes, token: str) -> bytes:
-        setting = _SET.fullmatch(low) or _SET_CONFIG.search(low)
-        if setting:
-            self.timezone = setting[1].upper()
+        found = _SET.findall(low) or _SET_CONFIG.findall(low)
+        for name, value in found:
+            if name == "timezone":
+                self.timezone = value.upper()
+            else:
+                self.own = value.upper()
+        if found:
             return done("SET")
+        if low == "discard all" and self.status == "T":
+            raise Failure(error("25001"))
         if low in {"reset timezone", "discard all"}:
             self.timezone = PARAMS["TimeZone"]
+        if low in {'reset "my"."own"', "reset my.own", "discard all"}:
+            self.own = "" if self.own is not None else None
+        if low == "discard all":
+            self.temporary = False
+        if low.startswith(("reset ", "discard")):
             return done("RESET")
         word = low.partition(" ")[0]
         if word in {"listen", "unlisten", "notify"} or low.startswith("set client_encoding"):

@@ -189,15 +189,18 @@ def selected(value: str, status: str = "I") -> bytes:
 
 def kept(*found: tuple[str, str, str | None]) -> bytes:
     """The whole answer to the proxy's question what a session keeps: what, name, value."""
-    rows = []
-    for found_row in found:
-        values = [None if each is None else each.encode() for each in found_row]
-        body = b"".join(
-            b"\xff\xff\xff\xff" if each is None else len(each).to_bytes(4, "big") + each
-            for each in values
-        )
-        rows.append(message(b"D", len(values).to_bytes(2, "big") + body))
+    rows = [kept_row(each) for each in found]
     return COLUMNS + b"".join(rows) + done(f"SELECT {len(rows)}") + ready()
+
+
+def kept_row(found: tuple[str, str, str | None]) -> bytes:
+    """A row of that answer."""
+    values = [None if each is None else each.encode() for each in found]
+    body = b"".join(
+        b"\xff\xff\xff\xff" if each is None else len(each).to_bytes(4, "big") + each
+        for each in values
+    )
+    return message(b"D", len(values).to_bytes(2, "big") + body)
 
 
 # Bytes as short texts.

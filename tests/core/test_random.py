@@ -64,6 +64,13 @@ TEXTS = [
     "UNLISTEN jobs",
     "NOTIFY jobs, '{}'",
     "LISTEN jobs; SELECT '{}'; NOTIFY jobs",
+    "SHOW my.own",
+    "SET my.own = 'A'",
+    "SET my.own = 'B'",
+    "RESET my.own",
+    "CREATE TEMP TABLE t ()",
+    "DROP TABLE t",
+    "DISCARD ALL",
     "SHOW timezone",
     "SET timezone = 'A'",
     "SET timezone = 'B'",
@@ -225,6 +232,10 @@ class City(World):
                 assert not backend.fifo.exchanges
                 assert not wire.answers
                 assert wire.server.clean(b"".join(wire.port.writes)), vars(wire.server)
+                assert not wire.server.temporary
+                applied = backend.applied.by_name
+                assert (wire.server.own or "") == applied.get("my.own", "")
+                assert wire.server.timezone == applied.get("timezone", PARAMS["TimeZone"])
         holders = [end.session.backend for end in self.ends if end.session.backend is not None]
         assert len(set(holders)) == len(holders)
         for end in self.ends:

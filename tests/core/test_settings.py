@@ -1,9 +1,17 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from txproxy.core import settings
-from txproxy.core.settings import NO_SETTINGS, difference, parse_options, share
+from txproxy.core.settings import (
+    NO_SETTINGS,
+    difference,
+    encoding_first,
+    parse_options,
+    share,
+)
 
 
 def test_the_same_settings_are_the_same_object() -> None:
@@ -110,3 +118,43 @@ def test_names(name: str, good: bool) -> None:
 )  # fmt: skip
 def test_encodings_whose_texts_we_can_read(encoding: str, good: bool) -> None:
     assert settings.judgeable(encoding) is good
+
+
+@pytest.mark.parametrize(
+    ("applied", "wanted", "sql"),
+    [
+        ({"role": "a"}, {}, "RESET role"),
+        ({}, {"role": "a"}, "SELECT {role:a}"),
+        ({"role": "a"}, {"role": "b"}, "RESET role;SELECT {role:b}"),
+        (
+            {"role": "a", "x": "1", "y": "1"},
+            {"role": "a", "x": "2", "z": "3"},
+            "RESET role;RESET y;SELECT {x:2},{z:3},{role:a}",
+        ),
+        (
+            {"role": "a", "session_authorization": "b"},
+            {"role": "c", "session_authorization": "d"},
+            "RESET role;RESET SESSION AUTHORIZATION;SELECT {session_authorization:d},{role:c}",
+        ),
+        ({"app.user": "1"}, {}, 'RESET "app"."user"'),
+    ],
+)
+def test_who_the_session_is_goes_off_first_and_comes_on_last(
+    applied: dict[str, str], wanted: dict[str, str], sql: str
+) -> None:
+    said = difference(share(applied), share(wanted)).decode()
+    calls = re.sub(r"pg_catalog\.set_config\('(\w+)','(\w+)',false\)", r"{\1:\2}", said)
+    assert calls == sql
+
+
+def test_the_encoding_by_itself() -> None:
+    latin, none = share({"client_encoding": "LATIN1", "a": "1"}), share({"a": "2"})
+    assert encoding_first(latin, none) == b"RESET client_encoding"
+    assert encoding_first(none, latin).startswith(b"SELECT pg_catalog.set_config('client_enc")
+    assert encoding_first(latin, latin.changed("b", "1")) == b""
+
+
+def test_large_values_are_not_kept_for_others() -> None:
+    large = share({"a": "x" * 10_000})
+    assert large is not share({"a": "x" * 10_000})
+    assert difference(large, share({"a": "x" * 10_000})) == b""

@@ -279,6 +279,33 @@ def test_another_such_name_while_the_question_is_on_its_way() -> None:
     assert client.session.pin == "settings"
 
 
+@pytest.mark.parametrize("extended", [False, True])
+@pytest.mark.parametrize("size", [1, 7, 1000, 100_000])
+@pytest.mark.parametrize(
+    ("sql", "pin"),
+    [
+        ("; SET my.own = 'x'", "settings"),
+        ('; SET SESSION "my" . own = 1', "settings"),
+        ("; SELECT set_config('my' || '.own', 'x', false)", "settings"),
+        ("; SET work_mem = '1GB'; UPDATE t SET x = 1; reset my.own", ""),
+    ],
+)
+def test_a_text_in_pieces_that_may_set_what_cannot_be_seen_keeps_its_pin(
+    sql: str, pin: str, size: int, extended: bool
+) -> None:
+    _, client, backend = scene()
+    text = "SELECT '" + "x" * HELD_LIMIT + "'" + sql
+    asked = unit(text) if extended else query(text)
+    assert client.session.scanned == b""
+    for i in [0, *range(HELD_LIMIT + 5, len(asked), size)]:
+        client.sends(asked[i : HELD_LIMIT + 5 if i == 0 else i + size])
+    assert client.session.scanned == b""
+    assert "cannot judge" in client.session.pin
+    backend.says(b"1\0\0\0\4" * extended, b"2\0\0\0\4" * extended, done("SELECT 1"), ready())
+    backend.says(kept(("hidden", "", "on")) if pin else kept())
+    assert client.session.pin == pin
+
+
 @pytest.mark.parametrize("how", ["asking", "due"])
 def test_a_client_that_leaves_before_the_answer_leaves_a_backend_that_is_reset(how: str) -> None:
     _, client, backend = scene()

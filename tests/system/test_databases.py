@@ -203,6 +203,20 @@ def test_whoever_leaves_is_not(proxy: Proxy, names: Names, admin: psycopg.Connec
         say(admin, "DROP DATABASE {}", name)
 
 
+@pytest.mark.parametrize("how", ["UNLISTEN", "leaves"])
+def test_whoever_has_listened_is_not(
+    proxy: Proxy, names: Names, admin: psycopg.Connection[Any], how: str
+) -> None:
+    name = names.make()
+    with proxy.connect(name, autocommit=True) as client:
+        client.execute("LISTEN news")
+        if how == "UNLISTEN":
+            client.execute("UNLISTEN news")
+        else:
+            client.close()
+        say(admin, "DROP DATABASE {}", name)
+
+
 async def test_the_extended_protocol(proxy: Proxy, names: Names) -> None:
     """asyncpg says Parse in one unit, Bind and Execute in the next."""
     name = names.make()

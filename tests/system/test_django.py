@@ -101,6 +101,7 @@ def site(module_site: Site, proxy: Proxy) -> Site:
         "persistent_connections",
         "time_zones",
         "iterators",
+        "settings_of_each_thread",
         "bulk",
     ],
 )

@@ -461,3 +461,20 @@ def test_many_clients_that_change_their_settings_all_the_time(proxy: Proxy) -> N
                 assert value(client, SHOWS.format("my.index")) == str(index)
 
     in_threads(work, 6)
+
+
+def test_a_large_text_in_pieces_that_sets_something_behind_its_data(
+    proxy: Proxy, client: Connection, stranger: Connection
+) -> None:
+    """It comes in more than one piece, so that it is not judged."""
+    data = "x" * 1_000_000
+    run(client, f"SELECT '{data}'; SET work_mem = '65kB'")
+    assert pin(proxy, client.fileno(), "") == ""
+    with elsewhere(proxy, client):
+        assert value(client, WORK_MEM) == "65kB"
+    run(client, f"SELECT '{data}'; SET my.hidden = 'x'")
+    assert value(client, SHOWS.format("my.hidden")) == "x"
+    for _ in range(3):
+        assert value(stranger, SHOWS.format("my.hidden")) == ""
+    client.execute("RESET ALL")
+    assert pin(proxy, client.fileno(), "") == ""

@@ -193,7 +193,6 @@ PINNING: Final = [
     ("SELECT pg_advisory_lock(42)",
      "SELECT objid::text FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
      "42"),
-    ("LISTEN mine", "SELECT pg_listening_channels()", "mine"),
     ("PREPARE mine AS SELECT 'mine'::text", "SELECT name FROM pg_prepared_statements", "mine"),
     ("BEGIN; DECLARE held SCROLL CURSOR WITH HOLD FOR SELECT 'mine'::text; COMMIT",
      "FETCH ABSOLUTE 1 FROM held", "mine"),

@@ -319,11 +319,13 @@ class AsyncWire:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def log_in(cls, host: str, port: int, /, user: str, database: str) -> AsyncIterator[Self]:
+    async def log_in(
+        cls, host: str, port: int, /, user: str, database: str, **parameters: str
+    ) -> AsyncIterator[Self]:
         """A connection that is logged in, and closed at the end of its block."""
         wire = cls(*await asyncio.open_connection(host, port))
         try:
-            wire.send(startup({"user": user, "database": database}))
+            wire.send(startup({"user": user, "database": database, **parameters}))
             for each in await wire.until("Z"):
                 if each.kind == "K":
                     wire.key = (struct.unpack_from("!i", each.body)[0], each.body[4:])

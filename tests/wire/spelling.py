@@ -8,9 +8,10 @@ SPACES = [
     " ", "\t", "\n", " \r\n ", "\f", "/**/", "/* ' ; \" $$ /* set_config */ */", "--\n", "-- a';\n",
 ]  # fmt: skip
 spaces = st.sampled_from(SPACES)
-_TOKEN = re.compile(
-    r"""[Ee]?'(?:''|[^'])*'|"(?:""|[^"])*"|(\$\w*\$).*?\1|\$?\w+|[-+*/<>=~!@#%^&|`?:]+|\S""",
-    re.DOTALL,
+TOKEN = re.compile(
+    r"""(?:[EeNnBbXx]|[Uu]&)?'(?:''|[^'])*'|(?:[Uu]&)?"(?:""|[^"])*"|(\$\w*\$).*?\1
+    |\$?\w+|[-+*/<>=~!@\#%^&|`?:]+|\S""",
+    re.DOTALL | re.VERBOSE,
 )
 
 
@@ -18,7 +19,7 @@ _TOKEN = re.compile(
 def respelled(draw: st.DrawFn, text: str) -> str:
     """The same tokens in another case, with other white space and comments around them."""
     pieces = []
-    for found in _TOKEN.finditer(text):
+    for found in TOKEN.finditer(text):
         token = found.group()
         quoted = "'" in token or '"' in token or found[1]
         pieces += [draw(spaces), token if quoted else draw(recased(token))]

@@ -65,7 +65,7 @@ def national(text: str, conforming: bool) -> Token:
 
 
 def escape(text: str, _: bool) -> Token:
-    said = "'" + escaped(text).replace("é", "\\'\\''''") + "'"
+    said = "'" + escaped(text).replace("é", r"\'''") + "'"
     return Token("E" + said, "e'", said)
 
 

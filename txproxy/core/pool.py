@@ -442,9 +442,10 @@ class Pool:
         self.watched = True
         self._base_of = -1  # it may be another one afterwards, or none
         self._accepted.clear()
-        closed = len(self.idle)
+        before = len(self.connections)
         self._trim()
-        return closed - len(self.idle)
+        self.listener.leave_if_unused()
+        return before - len(self.connections)
 
     def defaults_changed(self) -> None:
         """ALTER ROLE or ALTER DATABASE … SET: new backends begin with something else, so those that

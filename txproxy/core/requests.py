@@ -150,6 +150,8 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
     exchange = fifo.sent(QUERY)
     if judged is not _STATELESS and exchange is not None:
         _note(session, judged, exchange, text)
+    if end > len(data):
+        state.scan(session, data[i:])
     session.statement = text[:_LINE]
     session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
     session.unnamed = False
@@ -389,6 +391,8 @@ def _parse(session: "Session", backend: "Backend", data: bytes, i: int, end: int
     stats.client_parses += 1
     text = data[name_end + 1 : text_end] if whole else b""
     judged = _judge_parsed(session, text) if whole else _TOO_LONG
+    if end > len(data):
+        state.scan(session, data[i:])
     session.statement = text[:_LINE]
     session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
     if name_end == i + 5:

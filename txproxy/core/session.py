@@ -109,6 +109,7 @@ class Session:
         "replacement",
         "replaying",
         "restore_due",
+        "scanned",
         "session_mode",
         "settings",
         "settled",
@@ -177,6 +178,7 @@ class Session:
         self.tail = Tail()
         self.stream = 0  # bytes still to come of a message that is passed on, or dropped, in pieces
         self.stream_forward = False
+        self.scanned = b""  # of a text that cannot be judged and has not come completely: its end
         self.outgoing: list[bytes] = []  # what goes to the backend ahead of the client's bytes
         self.replacement = b""
         self.skip_to = 0  # with the verdicts SKIP and HEAD: where to go on
@@ -279,6 +281,16 @@ class Session:
         if end < len(data):
             self.go_on(data[end:])
 
+    def _pass_on(self, data: bytes) -> int:
+        """The rest of a message that comes in pieces, or more of it: where it ends in `data`."""
+        end = min(self.stream, len(data))
+        self.stream -= end
+        if self.scanned:
+            state.scan(self, data[:end])
+            if not self.stream:
+                self.scanned = b""
+        return end
+
     def _process(self, data: bytes) -> None:
         if self.tail.size:
             data = self.tail.join(data)
@@ -286,8 +298,7 @@ class Session:
         i = start = 0
         pieces: list[bytes] = []
         if self.stream:
-            i = min(self.stream, n)
-            self.stream -= i
+            i = self._pass_on(data)
             if not self.stream_forward:
                 start = i
         verdict = FORWARD

@@ -82,6 +82,10 @@ _NAMES_LIMIT: Final = 50  # names that are asked for at once
 _NAME_LIMIT: Final = 63  # characters
 _HIDDEN_MARK: Final = "txproxy.hidden"
 _SETS: Final = re.compile(rb"\bset\b")
+_SETS_HIDDEN: Final = re.compile(
+    rb'set(?:_config|(?<![\w$\x80-\xff]set)\s+(?:session\s+)?"?[\w$\x80-\xff]+"?\s*\.)'
+)
+_OVERLAP: Final = 128  # bytes of a piece that are looked at again with the next
 _RESETS_ALL: Final = re.compile(rb"(?:^|;)\s*reset all[;\s]*$")
 
 _NOT_HIDDEN: Final = 0
@@ -188,6 +192,17 @@ def _may_hide(judged: sql.Judgement, low: bytes) -> bool:
     if _RESETS_ALL.search(low) and not judged.ends:
         return False  # it fails as a whole, or removes whatever went before
     return b"set_config" in low or (b"pg_settings" not in low and _SETS.search(low) is not None)
+
+
+def scan(session: "Session", piece: bytes) -> None:
+    """More of a text that comes in pieces and is not judged: it may set what cannot be seen."""
+    low = (session.scanned + piece).lower()
+    session.scanned = low[-_OVERLAP:]
+    if b"set" in low and _SETS_HIDDEN.search(low):
+        pin(session, SETTINGS)
+        kept = session.kept
+        assert kept is not None
+        kept.hidden = _HIDDEN
 
 
 def _is_wide(reasons: str) -> bool:

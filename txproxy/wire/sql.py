@@ -437,7 +437,7 @@ def _judge_named(word: bytes, words: bytes, statement: Statement) -> Judgement:
 _SAID: Final = re.compile(
     rb"\bset_config\s*\(\s*e?'+([\w.$]+)'"
     rb'|\bset\s+(?:(?:session|local)\s+)?"?([a-z_][\w$]*(?:\s*\.\s*[a-z_][\w$]*)*)"?\s*(?::?=|to\b)'
-    rb"|\b(?:set_config|set|reset|discard)\b"
+    rb"|\b(?:set_config|set|reset|discard|pg_settings)\b"
 )
 _SAID_DEFAULTS: Final = re.compile(rb"\balter\s+(?:role|user|database)\b")
 _SAID_ALL: Final = re.compile(rb"\ball\b")
@@ -548,17 +548,20 @@ def _is_harmless(low: bytes, standard_conforming_strings: bool) -> bool:
     taken out; the first that is not simple is left, and tells.
     """
     said = low.decode("latin-1")  # searching a str takes a fifth of the time
-    if "set_config" in said or "advisory" in said or "pg_settings" in said or "pg_notify" in said:
+    if "set_config" in said or ("pg_" in said and _names_state(said)):
         return False
-    temporary = "temp" in said
-    if (temporary and "pg_temp" in said) or (0x26 in low and 'u&"' in said):
+    if 0x26 in low and 'u&"' in said:
         return False
-    if _ends_once(low) and not (temporary and _TEMPORARY.search(low)):
+    if (0x3B not in low or _ends_once(low)) and ("temp" not in said or not _TEMPORARY.search(low)):
         return True
     if not standard_conforming_strings:
         return False
     left = _SIMPLE.sub(b" ", low)
     return _ends_once(left) and not _TEMPORARY.search(left) and not _NOT_SIMPLE.search(left)
+
+
+def _names_state(said: str) -> bool:
+    return "advisory" in said or "pg_settings" in said or "pg_temp" in said or "pg_notify" in said
 
 
 def _ends_once(text: bytes) -> bool:

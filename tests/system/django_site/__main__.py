@@ -21,6 +21,14 @@ DATABASE_ALIASES: Aliases = {
     "open_ended": ("quick", {"AUTOCOMMIT": False}),
     "healthy": ("quick", {"AUTOCOMMIT": False, "CONN_HEALTH_CHECKS": True}),
     "no_cursors": ("app", {"DISABLE_SERVER_SIDE_CURSORS": True}),
+    "bound": ("app", {"OPTIONS": {"server_side_binding": True, "prepare_threshold": 0}}),
+    "bound_tokyo": (
+        "app",
+        {
+            "OPTIONS": {"server_side_binding": True, "prepare_threshold": 1},
+            "TIME_ZONE": "Asia/Tokyo",
+        },
+    ),
 }
 
 

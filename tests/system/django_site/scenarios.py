@@ -246,6 +246,38 @@ def iterators() -> None:
     assert first + list(found) == list(range(5000))
 
 
+def settings_of_each_thread() -> None:
+    """As middleware for tenants does it, and row-level security."""
+
+    def said(sql: str) -> str:
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+            [found] = cursor.fetchone()
+            return str(found)
+
+    def work(index: int) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET my.tenant = %s", [str(index)])
+            cursor.execute("SET work_mem = %s", [f"{64 + index}kB"])
+        for _ in range(10):
+            assert said("SHOW my.tenant") == str(index)
+            assert said("SHOW work_mem") == f"{64 + index}kB"
+            with suppress(ZeroDivisionError), transaction.atomic():
+                said("SELECT set_config('my.tenant', 'another', false)")
+                with suppress(DatabaseError), transaction.atomic():
+                    said("SELECT set_config('work_mem', '1MB', false)")
+                    said("SELECT 1/0")
+                assert said("SHOW work_mem") == f"{64 + index}kB"
+                raise ZeroDivisionError
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("SET LOCAL my.tenant = 'local'")
+                cursor.execute("CREATE TEMP TABLE mine ON COMMIT DROP AS SELECT %s AS a", [index])
+                assert said("SELECT a FROM mine") == str(index)
+            ask()
+
+    in_threads(work)
+
+
 def bulk() -> None:
     """Statements of far more than 64 kB, on both sides of it, and their results."""
     clear()
@@ -268,6 +300,34 @@ def bulk() -> None:
 
     in_threads(work, 4)
     assert Entry.objects.count() == 4 * 501
+
+
+# Prepared statements.
+
+
+def server_side_binding() -> None:
+    """Every statement is prepared; far more connections than backends; and in two time zones."""
+    clear()
+    moment = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+
+    def work(index: int) -> None:
+        alias = ("bound", "bound_tokyo")[index % 2]
+        for number in range(8):
+            with transaction.atomic(alias):
+                account = Account.objects.using(alias).create(name=f"{index} {number}")
+                Entry.objects.using(alias).create(account=account, note=token(), made_at=moment)
+            with suppress(IntegrityError), transaction.atomic(alias):
+                Account.objects.using(alias).create(name=f"{index} {number}")
+            changed = Account.objects.using(alias).filter(name=account.name)
+            assert changed.update(balance=F("balance") + number) == 1
+            account.refresh_from_db(using=alias)
+            assert account.balance == number
+            entries = Entry.objects.using(alias).filter(account=account, made_at__hour=12)
+            assert [entry.made_at for entry in entries] == [moment]
+            ask(alias)
+
+    in_threads(work, THREADS * 2)
+    assert Account.objects.using("bound").count() == THREADS * 2 * 8
 
 
 # Sleepers.
