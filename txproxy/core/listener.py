@@ -6,8 +6,9 @@ backend is closed for it, or the next of its own pool's that comes back. It neve
 place, which would leave none for statements.
 
 The server is told LISTEN for the first session of a channel, UNLISTEN for the last. A session is
-let on with its LISTEN once the server has answered ours. What of a session's is not committed yet
-counts too: listening.py knows what each session hears.
+let on with its LISTEN after a round trip: then the server has taken ours, and what was notified
+before has come, which it must not hear; so again with the COMMIT of a LISTEN. What of a session's
+is not committed yet counts too: listening.py knows what each session hears.
 
 If the connection is lost, notifications may have been missed, which a direct connection would have
 shown by breaking: so the sessions that listen are ended. PAUSE, RECONNECT and a reload that leads
@@ -57,32 +58,10 @@ _CANCELLED: Final = {"C": "57014", "M": "canceling statement due to user request
 _CLOSED: Final = {"C": "08006", "M": "the server closed the connection"}
 
 
-class _Channel:
-    """`sessions` are those that listen, or will once they commit."""
-
-    __slots__ = ("is_ready", "sessions")
-
-    def __init__(self) -> None:
-        self.is_ready = False  # the server has it
-        self.sessions: dict[Session, None] = {}
-
-
-class _Flight:
-    """Something that was asked on the connection, and what its answer means: that a channel is
-    ready, or that all has come which was notified before a session asked.
-    """
-
-    __slots__ = ("channel", "session")
-
-    def __init__(self, channel: _Channel | None, session: "Session | None") -> None:
-        self.channel = channel
-        self.session = session
-
-
 class Listener:
     """Of one pool. `backend` is the connection; None: there is none.
 
-    waiters  sessions whose LISTEN or NOTIFY waits for it, and since when
+    waiters  sessions whose LISTEN, NOTIFY or COMMIT waits for it, and since when
     holding  sessions that have not been told everything
     """
 
@@ -93,9 +72,9 @@ class Listener:
         self.wants_place = False  # nothing but a shared limit keeps it from connecting
         self.waiters: dict[Session, float] = {}
         self.holding: set[Session] = set()
-        self._channels: dict[bytes, _Channel] = {}
+        self._channels: dict[bytes, dict[Session, None]] = {}
         self._names_size = 0
-        self._flights: deque[_Flight] = deque()
+        self._flights: deque[Session | None] = deque()  # who waits for each answer that is owed
         self._back_off = BackOff()
         self._heard_at = 0.0
         self._unused_since = 0.0
@@ -115,36 +94,44 @@ class Listener:
 
     def sessions(self) -> "set[Session]":
         """Those that listen, or will once they commit."""
-        return {session for channel in self._channels.values() for session in channel.sessions}
+        return {session for sessions in self._channels.values() for session in sessions}
 
     # What sessions ask.
 
     def has(self, session: "Session", names: list[bytes]) -> bool:
-        """Whether the server tells us of these channels. If not, the session waits: it is resumed,
-        or refused.
+        """Whether the server tells us of these channels, and all that was notified before has come.
+        If not, the session waits: it is resumed, or refused.
         """
         side = session.listening
         assert side is not None
-        ready = True
         for name in names:
-            channel = self._channels.get(name)
-            if channel is None:
+            sessions = self._channels.get(name)
+            if sessions is None:
                 if not self._has_room(name):
                     side.refusal = _TOO_MANY
-                    break
-                channel = self._channels[name] = _Channel()
+                    self.waiters.setdefault(session, self.pool.outside.now)
+                    return False
+                sessions = self._channels[name] = {}
                 self._names_size += len(name)
                 if self._is_usable():
-                    self._listen(name, channel)
-            channel.sessions[session] = None
+                    self._listen(name)
+            sessions[session] = None
             side.asked.add(name)
-            ready = ready and channel.is_ready
-        if ready and not side.refusal:
-            self.waiters.pop(session, None)
+        return self.passed(session, self._is_usable())
+
+    def passed(self, session: "Session", can_ask: bool) -> bool:
+        """Whether all has come that was notified before what the session says now. If not, it
+        waits for a round trip.
+        """
+        side = session.listening
+        if side is None or side.passed:
             return True
-        self.waiters.setdefault(session, self.pool.outside.now)
-        if not side.refusal:
-            self.begin()
+        if session not in self.waiters:
+            self.waiters[session] = self.pool.outside.now
+            if can_ask:
+                self._ask(b"", "flush", session)
+            else:
+                self.begin()
         return False
 
     def _has_room(self, name: bytes) -> bool:
@@ -153,16 +140,16 @@ class Listener:
 
     def release(self, session: "Session", name: bytes) -> None:
         """It listens to this channel no more."""
-        channel = self._channels.get(name)
-        if channel is None:
+        sessions = self._channels.get(name)
+        if sessions is None:
             return
-        channel.sessions.pop(session, None)
-        if channel.sessions:
+        sessions.pop(session, None)
+        if sessions:
             return
         del self._channels[name]
         self._names_size -= len(name)
         if self._is_usable():
-            self._ask(b"UNLISTEN " + _quoted(name), "UNLISTEN", _Flight(None, None))
+            self._ask(b"UNLISTEN " + _quoted(name), "UNLISTEN", None)
         if not self._channels:
             self._unused_since = self.pool.outside.now
 
@@ -176,10 +163,9 @@ class Listener:
                 self.release(session, name)
 
     def flush(self, session: "Session") -> None:
-        """Resume the session when all has come that was notified before now."""
-        self.waiters.setdefault(session, self.pool.outside.now)
-        if self.backend is not None:
-            self._ask(b"", "flush", _Flight(None, session))
+        """Say when all has come that was notified before now, for its ReadyForQuery."""
+        self.waiters[session] = self.pool.outside.now
+        self._ask(b"", "flush", session)
 
     def refuse(self, session: "Session", fields: dict[str, str]) -> None:
         """What the session waits for cannot be: `fields` of the ERROR that says why.
@@ -250,9 +236,11 @@ class Listener:
             backend.close(backend.retiring)
             return
         # Clients of other encodings are pinned: see listening.granted().
-        self._ask(b"SET client_encoding TO 'UTF8'", "client_encoding", _Flight(None, None))
-        for name, channel in self._channels.items():
-            self._listen(name, channel)
+        self._ask(b"SET client_encoding TO 'UTF8'", "client_encoding", None)
+        for name in self._channels:
+            self._listen(name)
+        for session in self.waiters:
+            self._ask(b"", "flush", session)
 
     def connect_failed(self, fields: dict[str, str], epoch: int) -> None:
         """It could not be made."""
@@ -289,8 +277,6 @@ class Listener:
             return
         self.backend = None
         self._flights.clear()
-        for channel in self._channels.values():
-            channel.is_ready = False
         self.pool.stats.backends_closed += 1
         if not backend.retiring:
             words = backend.last_words or backend.ours_failed or _CLOSED
@@ -325,15 +311,16 @@ class Listener:
         backend = self.backend
         return backend is not None and not backend.closed and not backend.retiring
 
-    def _listen(self, name: bytes, channel: _Channel) -> None:
-        self._ask(b"LISTEN " + _quoted(name), "LISTEN", _Flight(channel, None))
+    def _listen(self, name: bytes) -> None:
+        self._ask(b"LISTEN " + _quoted(name), "LISTEN", None)
 
-    def _ask(self, query: bytes, purpose: str, flight: _Flight) -> None:
+    def _ask(self, query: bytes, purpose: str, session: "Session | None") -> None:
+        """Ask the server; `session` waits for the answer."""
         backend = self.backend
         assert backend is not None
         if not self._flights:
             backend.deadline = self.pool.outside.now + self.pool.outside.rollback_timeout
-        self._flights.append(flight)
+        self._flights.append(session)
         backend.port.write(backend.ours(query, purpose))
 
     def answered(self) -> None:
@@ -342,49 +329,34 @@ class Listener:
         if backend is None or not self._flights:
             return
         now = self._heard_at = self.pool.outside.now
-        flight = self._flights.popleft()
+        session = self._flights.popleft()
         backend.deadline = now + self.pool.outside.rollback_timeout if self._flights else _NEVER
         if backend.ours_failed:
             backend.close(backend.fifo.untrusted)
             return
-        if flight.channel is not None:
-            flight.channel.is_ready = True
-            for session in list(flight.channel.sessions):
-                self._resume(session)
-        elif flight.session is not None:
-            self._has_flushed(flight.session)
-
-    def _has_flushed(self, session: "Session") -> None:
+        if session is None or self.waiters.pop(session, None) is None:
+            return
         side = session.listening
-        if session not in self.waiters or side is None:
+        if side is None:
             return
         if side.flushing:
-            self.waiters.pop(session)
             self._guarded(session, lambda _: side.flushed())
-        else:
-            if session.backend is not None:
-                listening.forget_notifier(session.backend)
-            self._resume(session)
-
-    def _resume(self, session: "Session") -> None:
-        """Let it look again at what it waited for."""
-        if self.waiters.pop(session, None) is None:
-            return
-        if session.blocked and not session.queued:
+        elif session.blocked and not session.queued:
+            side.passed = True
             self._guarded(session, _resume)
 
     def notified(self, body: bytes) -> None:
         """NotificationResponse: told to each session that listens."""
         self._heard_at = self.pool.outside.now
         end = body.find(b"\0", 4)
-        channel = self._channels.get(body[4:end]) if end >= 4 else None
-        if channel is None:
+        sessions = self._channels.get(body[4:end]) if end >= 4 else None
+        if sessions is None:
             return
         pid = int32(body, 0)
         pid = self.pool.database.notifiers.get(pid, pid)
         name = body[4:end]
         message = encode.message(b"A", pid.to_bytes(4, "big") + body[4:])
-        for session in list(channel.sessions):
+        for session in list(sessions):
             self._guarded(session, lambda of: _hear(of, name, message))
 
     # The janitor.
@@ -408,7 +380,7 @@ class Listener:
         else:
             delay = self.pool.settings.server_check_delay
             if delay and not self._flights and now - self._heard_at >= delay:
-                self._ask(b"", "check", _Flight(None, None))
+                self._ask(b"", "check", None)
 
     def _look_at_waiters(self, now: float) -> None:
         for session, since in list(self.waiters.items()):
@@ -465,7 +437,11 @@ def _is_free(session: "Session") -> bool:
     """Whether nothing is under way that it should be let end."""
     state = session.state
     side = session.listening
-    if session.queued or state == OPEN or (side is not None and side.flushing):
+    if session.queued or (side is not None and side.flushing):
+        return False
+    if session in session.pool.listener.waiters:
+        return True  # for what it will not get
+    if state == OPEN:
         return False
     if state == BEGUN and session.outside.now - session.active_at < _JUST_BEGUN:
         return False

@@ -77,6 +77,7 @@ class Listening:
     asked     those that a LISTEN which has not been committed names
     notified  its transaction executed NOTIFY, or may have
     flushing  its ReadyForQuery waits for the listening connection
+    passed    the listening connection has told all that came before what the client says now
     refusal   why its LISTEN, which holds a backend, cannot be: told in its turn
     """
 
@@ -91,6 +92,7 @@ class Listening:
         "channels",
         "flushing",
         "notified",
+        "passed",
         "refusal",
     )
 
@@ -100,6 +102,7 @@ class Listening:
         self.asked: set[bytes] = set()
         self.notified = False
         self.flushing = False
+        self.passed = False
         self.refusal: dict[str, str] = {}
         self._noted: list[_Noted] = []
         self._log: list[tuple[int, bytes]] = []  # what the open transaction has executed
@@ -110,6 +113,12 @@ class Listening:
     def __repr__(self) -> str:
         return f"<Listening {sorted(self.channels)} asked={sorted(self.asked)}>"
 
+    @property
+    def listens(self) -> bool:
+        """Whether its transaction has executed a LISTEN."""
+        noted = any(noted.kind == sql.LISTEN for noted in self._noted)
+        return noted or any(kind == sql.LISTEN for kind, _ in self._log)
+
     # What the client sends.
 
     def note(self, judged: "Judgement", exchange: "Exchange", said: bytes) -> None:
@@ -117,6 +126,7 @@ class Listening:
         session = self._session
         backend = session.backend
         assert backend is not None
+        self.passed = False
         if judged.notifies:
             self.notified = True
         if self.notified:
@@ -165,6 +175,7 @@ class Listening:
 
     def take_effect(self, kind: int, name: bytes) -> bytes:
         """LISTEN or UNLISTEN by itself, outside of a transaction. What is now told."""
+        self.passed = False
         self._log.append((kind, name))
         self._commit(doubtful=False)
         self._release()
@@ -192,6 +203,7 @@ class Listening:
         self._log.clear()
         self._doubt = False
         self.notified = False
+        self.passed = False
         self.refusal = {}
         self._release()
         self._leave_if_done()
@@ -371,21 +383,23 @@ def answers_query(session: "Session", judged: "Judgement") -> bool:
     return True
 
 
-def may_notify(session: "Session") -> bool:
-    """Whether NOTIFY may be sent now. If it listens, and somebody before it has notified on this
-    backend, then what that one said must have come: the process id will stand for this session.
+def may_send(session: "Session", judged: "Judgement") -> bool:
+    """Whether NOTIFY, or a COMMIT, may be sent now by a session that listens.
+
+    With the COMMIT of a LISTEN its channel is heard, and what was notified before must have come.
+    So it must if somebody before it has notified on this backend: the process id will stand for
+    this session.
     """
     backend = session.backend
-    listening = session.listening
-    if backend is None or not session.pid:
+    side = session.listening
+    listener = session.pool.listener
+    if backend is None or side is None or side.passed or listener.backend is None:
         return True
-    if listening is None or not listening.channels or session.pool.listener.backend is None:
-        return True
-    before = session.pool.database.notifiers.get(backend.port.pid, session.pid)
-    if before == session.pid:
-        return True
-    session.pool.listener.flush(session)
-    return False
+    notifiers = session.pool.database.notifiers
+    foreign = judged.notifies and notifiers.get(backend.port.pid, session.pid) != session.pid
+    if (judged.ends and side.listens) or (foreign and side.channels):
+        return listener.passed(session, can_ask=True)
+    return True
 
 
 def notifies(session: "Session") -> None:

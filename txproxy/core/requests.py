@@ -264,11 +264,10 @@ def _refused_or_late(session: "Session", backend: "Backend", judged: sql.Judgeme
         # The server refuses too, so that its transaction fails as the client's does.
         why = side.refusal
         side.refusal = {}
+        side.passed = False
         session.replacement = statements.failing(backend, why["C"], why["M"])
         return REPLACE
-    if judged.notifies and not listening.may_notify(session):
-        return HOLD
-    return FORWARD
+    return FORWARD if listening.may_send(session, judged) else HOLD
 
 
 def _begins(session: "Session", exchange: "Exchange") -> None:
