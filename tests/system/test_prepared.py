@@ -223,7 +223,7 @@ def test_a_statement_is_described(twin: Twin) -> None:
         wire.unit("DEALLOCATE ALL"),
         query("/* really */ DEALLOCATE -- that\n a;"),
     ],
-    ids=repr,
+    ids=["close", "name", "folded", "quoted", "all", "discard", "unit", "unit all", "commented"],
 )
 def test_a_name_that_was_forgotten(twin: Twin, forget: bytes) -> None:
     for number in range(3):
@@ -244,6 +244,53 @@ def test_others_names_stay_when_one_deallocates_all(proxy: Proxy, twin: Twin) ->
             twin.say(query(forget))
             assert wire.rows(other.ask(run("a"))) == [["the others"]]
             twin.say(prepare("SELECT 'mine'::text", "a"))
+
+
+@pytest.mark.parametrize("sql", ["DEALLOCATE a", "DEALLOCATE ALL", "DISCARD ALL"])
+def test_forgetting_that_was_prepared(twin: Twin, sql: str) -> None:
+    """It is done when it is executed, and not when it is parsed."""
+    twin.say(prepare("SELECT 'mine'::text", "a"))
+    twin.say(prepare(sql, "d"))
+    for _ in range(2):
+        assert twin.rows(run("a")) == [["mine"]]
+    twin.say(run("d"))
+    assert twin.sqlstate(run("a")) == "26000"
+    twin.say(run("d"))
+
+
+@pytest.mark.parametrize("sql", ["DEALLOCATE a", "DEALLOCATE ALL"])
+def test_forgetting_among_other_statements(twin: Twin, sql: str) -> None:
+    twin.say(prepare("SELECT 'mine'::text", "a"))
+    twin.say(query(f"SELECT 1; {sql}; SELECT 2"))
+    assert twin.sqlstate(run("a")) == "26000"
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        query("DISCARD ALL"),
+        wire.unit("DISCARD ALL"),
+        prepare("DISCARD ALL", "d") + run("d"),
+        prepare("DISCARD ALL") + SYNC,
+        query("DEALLOCATE nothing"),
+        query("SELECT 1/0; DEALLOCATE ALL"),
+        wire.unit("SELECT 1/0") + wire.unit("DEALLOCATE ALL"),
+    ],
+    ids=["query", "unit", "named", "parsed only", "nothing", "string", "behind an error"],
+)
+def test_forgetting_that_fails(proxy: Proxy, twin: Twin, fail: bytes) -> None:
+    """DISCARD ALL is refused in a transaction. Nobody has forgotten anything then."""
+    twin.say(prepare("SELECT 'mine'::text", "a"))
+    twin.say(query("BEGIN"))
+    twin.say(fail, units=fail.count(SYNC) or 1)
+    twin.say(query("ROLLBACK"))
+    for _ in range(3):
+        assert twin.rows(run("a")) == [["mine"]]
+    # nor has it done harm to who prepares the same
+    for _ in range(3):
+        with Place(proxy, proxied=True).wire() as other:
+            other.ask(prepare("SELECT 'mine'::text", "x"))
+            assert wire.rows(other.ask(run("x"))) == [["mine"]]
 
 
 def test_what_was_not_prepared_cannot_be_deallocated(twin: Twin) -> None:
@@ -329,6 +376,12 @@ def test_an_error_in_the_middle_of_a_pipeline(twin: Twin) -> None:
     assert twin.sqlstate(run("b")) == "26000"
     assert twin.sqlstate(run("c")) == "26000"
     assert twin.rows(run("d")) == [["four"]]
+
+
+def test_a_name_whose_parse_has_failed_is_parsed_again_at_once(twin: Twin) -> None:
+    data = prepare("SELEC 1", "a") + prepare("SELECT 'good'::text", "a") + run("a")
+    assert wire.kinds(twin.say(data, units=3)) == "EZ1Z2DCZ"
+    assert twin.rows(run("a")) == [["good"]]
 
 
 def test_close_behind_an_error_is_skipped(twin: Twin) -> None:
@@ -451,7 +504,7 @@ def test_an_unnamed_statement_is_bound_later(twin: Twin) -> None:
 @pytest.mark.parametrize(
     "forget",
     [query("SELECT 1"), query(""), query("BEGIN; COMMIT"), close() + SYNC, prepare("SELEC 1")],
-    ids=repr,
+    ids=["query", "empty query", "string", "close", "parse that fails"],
 )
 def test_an_unnamed_statement_that_is_gone(twin: Twin, forget: bytes) -> None:
     twin.say(prepare("SELECT 'mine'::text"))
@@ -635,6 +688,29 @@ def test_long_statements(place: Place) -> None:
         for n in (0, 149, 75, 0, 1):
             assert wire.rows(client.ask(run(str(n)))) == [[f"{n} {long}"]]
         place.assert_unpinned()
+
+
+@pytest.mark.parametrize("name", ["", "a"])
+def test_a_statement_that_is_too_long_to_be_kept(proxy: Proxy, name: str) -> None:
+    """It comes in pieces, and is passed on as it comes. Elsewhere it is refused, or it is right."""
+    long = "x" * 1_000_000
+    place = Place(proxy, proxied=True)
+    with place.wire() as client, place.wire() as one, place.wire() as other:
+        for _ in range(2):
+            message = prepare(f"SELECT length('{long}')::text", name)
+            assert not wire.errors(client.ask(message))
+            for each in (one, other):
+                each.ask(query("BEGIN"))
+            for each in (one, other):
+                each.ask(wire.unit("SELECT 'another'::text"))
+                each.ask(query("COMMIT"))
+            answer = client.ask(run(name))
+            if wire.errors(answer):
+                assert wire.errors(answer)[0].sqlstate == "0A000"
+            else:
+                assert wire.rows(answer) == [["1000000"]]
+            client.ask(close(name) + SYNC)
+            assert wire.rows(client.ask(query("SELECT 1"))) == [["1"]]
 
 
 # psycopg 3.
