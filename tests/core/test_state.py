@@ -653,6 +653,23 @@ def test_what_is_made_while_the_look_is_on_its_way_is_not_forgotten() -> None:
     assert client.session.pin == "temporary table"
 
 
+def test_what_is_set_while_the_look_finds_nothing_is_asked_for() -> None:
+    """The pin that made the question unnecessary goes with the answer."""
+    world, client, backend = scene()
+    pinned(client, backend)
+    sets(client, backend, "DROP TABLE t")
+    client.sends(query("SET work_mem = '1GB'"))
+    assert backend.got() == ["Q SET work_mem = '1GB'"]
+    backend.says(kept())
+    assert client.session.pin == ""
+    backend.says(done("SET"), ready())
+    assert "'{work_mem}'" in question(backend)
+    backend.says(kept(("user", "work_mem", "1GB")))
+    assert backend.is_idle()
+    world.client().sends(query("SELECT 1"))
+    assert backend.got() == ["Q RESET work_mem", "Q SELECT 1"]
+
+
 def test_a_function_call_is_looked_at_each_time() -> None:
     _, client, backend = scene()
     for _ in range(2):

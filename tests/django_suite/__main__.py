@@ -30,7 +30,6 @@ LABELS: Final = (
     "introspection",
     "postgres_tests",
     "raw_query",
-    "schema",
     "select_for_update",
     "servers",
     "sessions_tests",

@@ -12,6 +12,8 @@ from tests.django_suite.source import SourceError, fetch
 
 ROOT: Final = Path(__file__).parents[2]
 
+FEW: Final = ("basic", "bulk_create", "get_or_create", "transactions", "transaction_hooks")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def source() -> Path:
@@ -27,8 +29,8 @@ def source() -> Path:
     ("driver", "labels"),
     [
         ("psycopg", ()),  # the script's own choice of labels
-        ("psycopg-binding", ("backends", "transactions", "select_for_update")),
-        ("psycopg2", ("backends", "transactions", "select_for_update")),
+        ("psycopg-binding", FEW),
+        ("psycopg2", FEW),
     ],
 )
 def test_nothing_is_worse_through_the_proxy(

@@ -690,6 +690,29 @@ def test_long_statements(place: Place) -> None:
         place.assert_unpinned()
 
 
+@pytest.mark.parametrize("name", ["", "a"])
+def test_a_statement_that_is_too_long_to_be_kept(proxy: Proxy, name: str) -> None:
+    """It comes in pieces, and is passed on as it comes. Elsewhere it is refused, or it is right."""
+    long = "x" * 1_000_000
+    place = Place(proxy, proxied=True)
+    with place.wire() as client, place.wire() as one, place.wire() as other:
+        for _ in range(2):
+            message = prepare(f"SELECT length('{long}')::text", name)
+            assert not wire.errors(client.ask(message))
+            for each in (one, other):
+                each.ask(query("BEGIN"))
+            for each in (one, other):
+                each.ask(wire.unit("SELECT 'another'::text"))
+                each.ask(query("COMMIT"))
+            answer = client.ask(run(name))
+            if wire.errors(answer):
+                assert wire.errors(answer)[0].sqlstate == "0A000"
+            else:
+                assert wire.rows(answer) == [["1000000"]]
+            client.ask(close(name) + SYNC)
+            assert wire.rows(client.ask(query("SELECT 1"))) == [["1"]]
+
+
 # psycopg 3.
 
 

@@ -38,8 +38,8 @@ _NOTED_HERE: Final[dict[str, str]] = {
     "logfile": _LOG,
     "login_notify_message": "clients get no message of ours",
     "max_packet_size": "not needed: messages are passed on as they come, of whatever size",
-    "max_prepared_statements": "not needed: a client that prepares statements keeps its server"
-    " connection",
+    "max_prepared_statements": "not needed: prepared statements are followed, and bounded by bytes"
+    " for each server connection",
     "peer_id": "has no meaning without peers",
     "pidfile": "not written: the proxy does not leave its terminal",
     "pkt_buf": _OURS,

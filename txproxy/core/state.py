@@ -347,6 +347,8 @@ def answered(session: "Session", backend: "Backend") -> None:
     if kept.reasons:
         kept.names |= kept.asked
         kept.everything = kept.everything or kept.asked_everything
+    elif kept.names or kept.everything:
+        kept.due = True  # set meanwhile, when the pin was there still
     if kept.is_over:
         session.kept = None
 
