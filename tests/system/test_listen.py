@@ -406,6 +406,17 @@ def test_pipelines(proxy: Proxy, channel: str) -> None:
         assert found[0].pid == listener.info.backend_pid
 
 
+def test_prepared_statements(proxy: Proxy, channel: str) -> None:
+    with client(proxy, "one") as listener, client(proxy, "one") as speaker:
+        for number in range(3):
+            listener.execute(f"LISTEN {channel}", prepare=True)
+            speaker.execute("SELECT pg_notify(%s, %s)", [channel, str(number)], prepare=True)
+            assert heard(listener, 1) == [str(number)]
+            listener.execute(f"UNLISTEN {channel}", prepare=True)
+            speaker.execute("SELECT pg_notify(%s, 'unheard')", [channel], prepare=True)
+        assert pins(proxy) == []
+
+
 def test_listen_that_fails_in_a_pipeline(proxy: Proxy, channel: str) -> None:
     with client(proxy) as listener, client(proxy) as speaker:
         with contextlib.suppress(psycopg.errors.DivisionByZero), listener.pipeline():
