@@ -428,7 +428,8 @@ def _is_utf8(session: "Session") -> bool:
 
 
 def _is_text(name: bytes) -> bool:
-    return not any("\udc80" <= letter <= "\udcff" for letter in text(name))
+    # Bytes that are no UTF-8 become surrogates.
+    return not any(0xDC80 <= ord(letter) <= 0xDCFF for letter in text(name))
 
 
 # When a client may be told, and how it is ended.
