@@ -539,3 +539,23 @@ def test_a_client_that_asks_is_told_what_holds_there() -> None:
     assert client.got() == ["t", "T"]
     client.sends(*RUN)
     assert said(second) == ["B :t1", "E", "S"]
+
+
+def test_what_ran_before_it_in_the_unit_is_not_left_out() -> None:
+    _, client, backend = scene()
+    prepares(client, backend)
+    client.sends(*[parse("INSERT INTO t VALUES (1)"), bind(), execute()])
+    client.sends(bind("s"), describe("", "P"), execute(), SYNC)
+    backend.says(PARSED, BOUND, done("INSERT 0 1"), CHANGED, ready())
+    assert client.got() == ["1", "2", "C INSERT 0 1", "E ERROR 0A000", "Z I"]
+
+
+def test_what_the_server_skips_makes_no_pin() -> None:
+    _, client, backend = scene()
+    client.sends(parse("SELEC"), FLUSH)
+    backend.says(error("42601"))
+    client.sends(parse("SELECT 2", "s"), SYNC)
+    backend.says(ready())
+    assert client.got() == ["E ERROR 42601", "Z I"]
+    assert client.session.pin == ""
+    assert backend.is_idle()

@@ -398,7 +398,10 @@ def _parse(session: "Session", backend: "Backend", data: bytes, i: int, end: int
     if name_end == i + 5:
         return _parse_unnamed(session, backend, data[i:end], judged, text)
     name = data[i + 5 : name_end] if name_end >= 0 else b""
-    if session.session_mode or not whole or _is_skipping(backend):
+    if _is_skipping(backend):
+        backend.fifo.sent(PARSE)
+        return FORWARD
+    if session.session_mode or not whole:
         return _parse_as_it_is(session, backend, judged)
     return _parse_named(session, backend, name, data[name_end + 1 : end], judged)
 
@@ -425,7 +428,7 @@ def _parse_unnamed(
 
 
 def _parse_as_it_is(session: "Session", backend: "Backend", judged: sql.Judgement) -> int:
-    """Under its own name: the server skips it, or the session has the backend to itself."""
+    """Under its own name: the session has the backend to itself."""
     session.stats.server_parses += 1
     exchange = backend.fifo.sent(PARSE)
     if not session.session_mode and not session.pin:

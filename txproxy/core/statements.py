@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from txproxy.core.settings import Settings
 from txproxy.wire import encode
-from txproxy.wire.codes import CLOSE, DESCRIBE, FLUSH, PARSE
+from txproxy.wire.codes import CLOSE, DESCRIBE, EXECUTE, FLUSH, PARSE
 from txproxy.wire.messages import int32, text
 
 if TYPE_CHECKING:
@@ -357,6 +357,8 @@ def repeats(session: "Session", backend: "Backend", fields: dict[str, str]) -> b
     alone = len(fifo.exchanges) == 1 and not (session.blocked or session.tail.size)
     if not alone or fifo.in_transaction or unit.prefix or unit.at != used.place:
         return False
+    if EXECUTE in unit.owed[: used.place]:
+        return False  # the error has undone it, and it would not go again
     if not _is_rest(used.data, used.at, len(unit.owed) - used.place):
         return False
     session.names.replace(used.statement)
