@@ -203,6 +203,7 @@ class Raw(Client):
             if each.kind == "S":
                 name, value = each.body.decode().split("\0")[:2]
                 self.told[name] = value
+                self.history.append(f"told {name}={value}")
 
     def check_told(self, what: str) -> None:
         """The driver has heard of its settings, and of nobody else's.
