@@ -368,10 +368,14 @@ def test_what_was_committed_stays_when_the_next_transaction_of_a_chain_is_lost(e
     backend.says(done("COMMIT"), ready("T"))
     backend.got()
     client.got()
-    reap(world, client, backend)
+    world.sleeps(11)
+    assert client.state == "REAPED"
+    assert backend.got() == ["Q ROLLBACK"]
+    backend.says(done("ROLLBACK"), ready())
     assert "source" in question(backend)
     backend.says(kept(("user", "timezone", "Asia/Tokyo")))
     assert backend.is_idle()
+    assert client.session.wanted.by_name == {"timezone": "Asia/Tokyo"}
     world.client().sends(query("SELECT 1"))
     assert backend.got() == ["Q RESET timezone", "Q SELECT 1"]
 
