@@ -358,6 +358,42 @@ def test_who_is_reaped_is_asked_about_before_the_backend_is_anothers() -> None:
     assert client.got() == ["E ERROR 25P03", "Z E"]
 
 
+@pytest.mark.parametrize("end", ["COMMIT AND CHAIN", "COMMIT; BEGIN"])
+def test_what_was_committed_stays_when_the_next_transaction_of_a_chain_is_lost(end: str) -> None:
+    world, client, backend = scene()
+    begin(client, backend)
+    client.sends(query("SET TimeZone = 'Asia/Tokyo'"))
+    backend.says(done("SET"), parameter("TimeZone", "Asia/Tokyo"), ready("T"))
+    client.sends(query(end))
+    backend.says(done("COMMIT"), ready("T"))
+    backend.got()
+    client.got()
+    world.sleeps(11)
+    assert client.state == "REAPED"
+    assert backend.got() == ["Q ROLLBACK"]
+    backend.says(done("ROLLBACK"), ready())
+    assert "source" in question(backend)
+    backend.says(kept(("user", "timezone", "Asia/Tokyo")))
+    assert backend.is_idle()
+    assert client.session.wanted.by_name == {"timezone": "Asia/Tokyo"}
+    world.client().sends(query("SELECT 1"))
+    assert backend.got() == ["Q RESET timezone", "Q SELECT 1"]
+
+
+def test_a_client_that_leaves_in_a_chain_leaves_a_backend_that_is_reset() -> None:
+    _, client, backend = scene()
+    begin(client, backend)
+    client.sends(query("SET TimeZone = 'Asia/Tokyo'"))
+    backend.says(done("SET"), parameter("TimeZone", "Asia/Tokyo"), ready("T"))
+    client.sends(query("COMMIT AND CHAIN"))
+    backend.says(done("COMMIT"), ready("T"))
+    backend.got()
+    client.leaves()
+    assert backend.got() == ["Q ROLLBACK"]
+    backend.says(done("ROLLBACK"), ready())
+    assert backend.got() == CLEANING
+
+
 def test_no_question_while_a_cancel_is_on_its_way() -> None:
     _, client, backend = scene()
     client.sends(query("SET work_mem = '1GB'"))

@@ -203,6 +203,7 @@ class Raw(Client):
             if each.kind == "S":
                 name, value = each.body.decode().split("\0")[:2]
                 self.told[name] = value
+                self.history.append(f"told {name}={value}")
 
     def check_told(self, what: str) -> None:
         """The driver has heard of its settings, and of nobody else's.
@@ -295,7 +296,8 @@ class Raw(Client):
             else:
                 values = statement.values if statement else ()
                 data = wire.bind(*values, name=name) + wire.execute() + wire.SYNC
-                turns.append((f"bind {name}", data, model.execute(name)))
+                said = statement.sql if statement else ""
+                turns.append((f"bind {name}: {said}", data, model.execute(name)))
         await self.exchange(*turns)
 
     def harmless(self) -> Statement:
@@ -314,7 +316,8 @@ class Raw(Client):
             return
         values = model.unnamed.values if model.unnamed else ()
         data = wire.bind(*values) + wire.execute() + wire.SYNC
-        await self.exchange(("bind the unnamed one", data, model.execute("")))
+        said = model.unnamed.sql if model.unnamed else ""
+        await self.exchange((f"bind the unnamed one: {said}", data, model.execute("")))
 
     # What the client does not do alone.
 
@@ -344,7 +347,7 @@ class Raw(Client):
         """Sleep, and be woken; what the statement did before is undone."""
         if not self.world.sleepers:
             return
-        self.forget_unnamed(known=True)
+        self.forget_unnamed(known=False)
         expected = self.model.refuse("25P02" if self.model.failed else "57014")
         sql = "SET work_mem = '99kB'; SELECT pg_sleep(100)"
         self.wire.send(wire.query(sql))
@@ -366,7 +369,7 @@ class Raw(Client):
         """Sleep in a transaction until it is rolled back."""
         if self.model.status != "T" or not self.world.sleepers:
             return
-        self.forget_unnamed(known=True)
+        self.forget_unnamed(known=False)
         await self.ours("SET txproxy.idle_transaction_timeout = '50ms'")
         sql = "SELECT 'is it still there?'"
         self.world.sleepers -= 1

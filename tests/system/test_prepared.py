@@ -513,6 +513,14 @@ def test_an_unnamed_statement_that_is_gone(twin: Twin, forget: bytes) -> None:
     assert twin.sqlstate(describe("", b"S") + SYNC) == "26000"
 
 
+def test_an_unnamed_statement_behind_one_that_fails(twin: Twin) -> None:
+    """In a pipeline the second was sent before the first had failed."""
+    for bad in ("SELEC 1", "SELECT * FROM nowhere", "SELECT 1/0"):
+        data = wire.unit(bad) + prepare("SELECT 'mine'::text") + run()
+        assert wire.rows(twin.say(data, units=3)) == [["mine"]]
+        assert twin.rows(run()) == [["mine"]]
+
+
 def test_there_has_never_been_an_unnamed_statement(twin: Twin) -> None:
     assert twin.sqlstate(run()) == "26000"
 

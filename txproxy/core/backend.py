@@ -320,6 +320,8 @@ class Backend:
         if head is not None and head.begin_failed:
             session.begin_failed()
             return self.news() + encode.ready(IN_FAILED)
+        if status != IDLE and head is not None and head.ends:
+            state.chained(session)
         if session.listening is not None:
             return session.listening.ready(self, head is not None and head.failed)
         session.ready(self.fifo.status)

@@ -231,6 +231,16 @@ def _say(session: "Session", kept: Kept) -> None:
         session.backend.dirty = session.pin
 
 
+def chained(session: "Session") -> None:
+    """A transaction has ended and another begun behind one ReadyForQuery (AND CHAIN). What the
+    first has set stays when the second is rolled back, and only the server knows what that was.
+    """
+    kept = session.kept
+    if kept is None:
+        kept = session.kept = Kept()
+    kept.everything = kept.due = True
+
+
 # The question.
 
 
