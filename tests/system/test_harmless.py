@@ -133,7 +133,7 @@ def unsaid(judged: Judgement, text: str, before: State, after: State) -> list[st
             said = listens
         elif key in after:
             # An index or a view of a temporary table is one, too, but then there was a table.
-            said = bool(judged.pin) or (kind == "temporary" and "tt" in text)
+            said = bool(judged.pin) or (kind == "temporary" and "tt" in text.lower())
         else:
             said = judged.looks
         if not said:
