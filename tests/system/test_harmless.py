@@ -34,7 +34,7 @@ UNION ALL SELECT 'setting', name, coalesce(current_setting(name, true), '')
     FROM unnest(ARRAY['app.tenant', 'a.b', 'a.c', 'local.a']) AS name
 UNION ALL SELECT 'setting', 'role', current_setting('role') || current_user
 UNION ALL SELECT 'setting', 'session_authorization', session_user
-UNION ALL SELECT 'lock', concat_ws(' ', locktype, relation, classid, objid, objsubid), mode
+UNION ALL SELECT 'lock', concat_ws(' ', locktype, relation, classid, objid, objsubid, mode), ''
     FROM pg_locks WHERE pid = pg_backend_pid() AND granted AND locktype <> 'virtualxid'
     AND (relation IS NULL OR relation >= 16384)
 UNION ALL SELECT 'prepared', name, statement FROM pg_prepared_statements
@@ -133,7 +133,7 @@ def unsaid(judged: Judgement, text: str, before: State, after: State) -> list[st
             said = listens
         elif key in after:
             # An index or a view of a temporary table is one, too, but then there was a table.
-            said = bool(judged.pin) or (kind == "temporary" and "tt" in text)
+            said = bool(judged.pin) or (kind == "temporary" and "tt" in text.lower())
         else:
             said = judged.looks
         if not said:
