@@ -521,6 +521,8 @@ class Session:
             self.resume()
 
     def _may_go_on(self) -> bool:
+        if self.listening is not None and self in self.pool.listener.waiters:
+            return False
         backend = self.backend
         return backend is None or not (backend.settling or backend.cancels)
 
