@@ -21,7 +21,7 @@ CREATE SEQUENCE s;
 CREATE VIEW v AS SELECT * FROM t;
 CREATE MATERIALIZED VIEW m AS SELECT * FROM t;
 CREATE PROCEDURE p(text DEFAULT '') LANGUAGE sql AS 'SELECT 1';
-CREATE RULE r AS ON INSERT TO u DO ALSO NOTIFY jobs;
+CREATE RULE r AS ON INSERT TO u DO ALSO NOTIFY elsewhere;
 """
 
 # What a session may have before: a prepared statement, a cursor, a lock, a table, a channel.
@@ -80,7 +80,7 @@ CREATE TYPE created_type AS ENUM ('a', 'b')
 CREATE DOMAIN created_domain AS int CHECK (value > 0)
 CREATE FUNCTION created_function() RETURNS int LANGUAGE sql AS 'SELECT 1'
 CREATE FUNCTION created_function() RETURNS int LANGUAGE sql SET work_mem = '1MB' AS $$SELECT 1$$
-CREATE RULE created_rule AS ON DELETE TO u DO ALSO (UPDATE t SET b = 'd'; NOTIFY jobs)
+CREATE RULE created_rule AS ON DELETE TO u DO ALSO (UPDATE t SET b = 'd'; NOTIFY elsewhere)
 CREATE STATISTICS created_statistics ON a, b FROM t
 CREATE POLICY created_policy ON t USING (a > 0)
 CREATE TABLE created_table (a int) PARTITION BY RANGE (a)

@@ -2,7 +2,7 @@
 
 Thousands of statements are run on a direct connection, in autocommit, in a transaction that is
 rolled back, and in one that is committed. Whatever then is different in the session must have been
-said: which settings, that a pin is due, that one may be over, that it listens.
+said: which settings, that a pin is due, that one may be over, that it listens or notifies.
 """
 
 import random
@@ -83,6 +83,13 @@ class Session(NamedTuple):
             for row in range(result.ntuples)
         )
         return {(kind, name): value for kind, name, value in rows}
+
+    def notified(self) -> bool:
+        """Whether a notification has come since it was last asked."""
+        found = False
+        while self.connection.pgconn.notifies() is not None:
+            found = True
+        return found
 
     def idle(self) -> bool:
         return self.connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
@@ -214,6 +221,8 @@ def tell(
         return [], before
     after = own.state()
     found = unsaid(judged, text, before, after)
+    if own.notified() and not judged.notifies:
+        found.append("notifies")
     if not error and not end:
         found += misread(judged, tags, is_idle) + misnamed(judged, before, after)
     return found, after

@@ -522,7 +522,7 @@ PLAINLY_SPELLED = [
     text
     for text in ALL
     if not re.search(r"--|/\*|\\|&|[a-zA-Z]'|'\n|->", text)
-    and "cannot" not in judge(text.encode()).pin
+    and judge(text.encode()).pin not in {"cannot judge", "DO", "CALL"}  # searched as a whole
 ]
 
 

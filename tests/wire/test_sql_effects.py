@@ -373,6 +373,7 @@ ROWS: list[tuple[Judgement, list[str]]] = [
             "EXECUTE a",
             "EXECUTE a(1, 'b')",
             "EXPLAIN ANALYZE EXECUTE a",
+            "CREATE TABLE t AS EXECUTE a",
         ],
     ),
     (
@@ -566,7 +567,7 @@ CANNOT_JUDGE: list[tuple[Judgement, list[str]]] = [
     ),
     (cannot_judge(listens=True), ["LISTEN", "LISTEN *", 'LISTEN ""', "LISTEN a.b", "UNLISTEN a b"]),
     (cannot_judge(settings=("a.b", "*"), local=True), ["SELECT 1; SET a.b = 1; SELECT 'a"]),
-    (cannot_judge(settings=("*",), local=True), ["SELECT 'a; RESET ALL", 'SELECT U&"a"']),
+    (cannot_judge(settings=("*",), local=True), ["SELECT 'a; RESET ALL"]),
     (
         cannot_judge(settings=("a.b", "*"), local=True),
         ["CREATE FUNCTION f() RETURNS text BEGIN ATOMIC SELECT set_config('a.b', 'c', false); END"],
@@ -575,7 +576,11 @@ CANNOT_JUDGE: list[tuple[Judgement, list[str]]] = [
     (cannot_judge(notifies=True), ["SELECT 1; NOTIFY a; SELECT 'a"]),
     (cannot_judge(defaults=True, settings=("*",), local=True), ["ALTER ROLE r RESET ALL; 'a"]),
     (
-        cannot_judge(listens=True, settings=("*",), local=True),
+        cannot_judge(settings=("*",), local=True, notifies=True),
+        ['SELECT U&"a"', 'SELECT 1; SELECT u&"a"'],
+    ),
+    (
+        cannot_judge(listens=True, settings=("*",), local=True, notifies=True),
         ['LISTEN U&"a"', "UNLISTEN u&\"\\0061\" UESCAPE '!'"],
     ),
 ]
@@ -697,3 +702,7 @@ def test_calls_in_any_shape_are_read(pieces: list[str]) -> None:
     judgement = judge(text.encode())
     if re.search(r"\bset_config\(", text) and judgement.pin != "cannot judge":
         assert judgement.settings or judgement.local
+
+
+def test_what_is_not_there_may_do_anything() -> None:
+    assert cannot_judge(settings=("*",), local=True) == sql.UNREAD

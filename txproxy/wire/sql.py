@@ -52,17 +52,17 @@ class Judgement:
     begins: bool = False  # some statement begins a transaction
     ends: bool = False  # some statement commits: its outcome is unknown if the backend dies
     savepoint: bool = False  # some statement may set a savepoint
-    setting: str = ""  # the name, in lower case, of a SET_ONE, OURS_SET or OURS_SHOW
+    setting: str = ""  # in lower case, the only one that it is about, if there is one
     value: str | None = None  # what an OURS_SET sets it to; None: the default
     rest: int = 0  # where a MANY goes on behind its first statement, a plain COMMIT or ROLLBACK
     first: int = -1  # the kind of a MANY's first statement; else as `kind`
     tag: bytes = b""  # how the server answers a BEGIN
-    settings: tuple[str, ...] = ()  # what it may change for the session; "*": anything
+    settings: tuple[str, ...] = ()  # those it may change for the session; "*": any other
     local: bool = False  # the transaction may have settings of its own
     looks: bool = False  # what a session is pinned for may be gone behind it
     name: bytes = b""  # what a DEALLOCATE, LISTEN or UNLISTEN names; b"*": ALL, or *
     discards: bool = False  # the session's prepared statements are gone behind it
-    listens: bool = False  # a LISTEN or UNLISTEN is among several statements
+    listens: bool = False  # a LISTEN or UNLISTEN may be among what it does
     notifies: bool = False
     databases: tuple[str, ...] = ()  # those that must have no connections for it to succeed
     defaults: bool = False  # what later sessions begin with changes
@@ -70,6 +70,19 @@ class Judgement:
     def __post_init__(self) -> None:
         if self.first < 0:
             self.first = self.kind
+
+
+UNREAD: Final = Judgement(
+    STATEMENT,
+    "cannot judge",
+    begins=True,
+    ends=True,
+    savepoint=True,
+    settings=("*",),
+    local=True,
+    looks=True,
+)
+"""What a text means that is not there to be read to its end."""
 
 
 # From words to a judgement.
@@ -145,6 +158,7 @@ _FORMS: Final = (
         r"(?: or replace)?(?: local| global)? temp(?:orary)?\b.*",
         _pinned("temporary table"),
     ),
+    ("create", r".*\bas execute\b.*", _LOOKS),
     ("declare", r".*\bcursor with hold\b.*", _pinned("WITH HOLD")),
     ("prepare", ".*", _pinned("PREPARE")),
     ("load", ".*", _pinned("LOAD")),
@@ -452,7 +466,8 @@ def _searched(pin: str, text: bytes) -> Judgement:
         name = said[1] or said[2]
         settings.extend(_changes(names.setting(name)).settings if name else (names.ANY,))
     everything = pin == _CANNOT_JUDGE.pin
-    if everything and (settings or b'u&"' in low):
+    hidden = everything and b'u&"' in low
+    if hidden or (everything and settings):
         settings.append(names.ANY)
     distinct = tuple(dict.fromkeys(settings))
     if len(distinct) > _SAID_LIMIT:
@@ -468,7 +483,7 @@ def _searched(pin: str, text: bytes) -> Judgement:
         looks=True,
         discards=(b"deallocate" in low or b"discard" in low) and bool(_SAID_ALL.search(low)),
         listens=b"listen" in low,
-        notifies=b"notify" in low,
+        notifies=hidden or b"notify" in low,
         defaults=_SAID_DEFAULTS.search(low) is not None,
     )
 
@@ -542,7 +557,7 @@ def _is_harmless(low: bytes, standard_conforming_strings: bool) -> bool:
     """Whether a text that begins as a query is surely a single one, without state.
 
     It is, however its quotes and comments are read, if it holds nothing of _HAZARDS and no
-    semicolon but at its end: a second statement needs one, and the functions that set state, the
+    semicolon but at its end: a second statement needs one, and the functions that matter, the
     temporary schema and INTO TEMP must be spelled out, unless in U&"…". Text in strings often has
     a semicolon or the word temp, so these are looked for again with the simple quotes and comments
     taken out; the first that is not simple is left, and tells.
