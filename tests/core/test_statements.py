@@ -552,10 +552,10 @@ def test_what_ran_before_it_in_the_unit_is_not_left_out() -> None:
 
 def test_what_the_server_skips_makes_no_pin() -> None:
     _, client, backend = scene()
-    client.sends(parse("SELEC"), FLUSH)
-    backend.says(error("42601"))
+    client.sends(parse("SELECT nothing()"), FLUSH)
+    backend.says(error("42883"))
     client.sends(parse("SELECT 2", "s"), SYNC)
     backend.says(ready())
-    assert client.got() == ["E ERROR 42601", "Z I"]
+    assert client.got() == ["E ERROR 42883", "Z I"]
     assert client.session.pin == ""
     assert backend.is_idle()

@@ -521,7 +521,7 @@ hidden = st.lists(st.sampled_from(HAZARDS + NOISE), max_size=6).map(" ".join)
 PLAINLY_SPELLED = [
     text
     for text in ALL
-    if not re.search(r"--|/\*|\\|&|[a-zA-Z]'|'\n|->", text)
+    if not re.search(r"--|/\*|\\|&|[a-zA-Z]'|'\n|->|\w\$", text)
     and judge(text.encode()).pin not in {"cannot judge", "DO", "CALL"}  # searched as a whole
 ]
 
