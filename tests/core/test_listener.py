@@ -118,6 +118,20 @@ def test_what_was_notified_before_is_not_heard() -> None:
     assert other.got() == ["C LISTEN", "Z I", "A jobs after"]
 
 
+def test_what_is_notified_before_is_not_heard_with_a_statement_under_way_either() -> None:
+    world, client, backend = scene()
+    other = world.client()
+    listening = listen(world, client)
+    other.sends(query("SELECT 1"), query("LISTEN jobs"))
+    assert listening.got() == ["Q"]
+    listening.says(notification("jobs", "before"))
+    backend.says(done("SELECT 1"), ready())
+    assert other.got() == ["C SELECT 1", "Z I"]
+    listening.says(done(""), ready())
+    backend.says(done("LISTEN"), ready())
+    assert other.got() == ["C LISTEN", "Z I"]
+
+
 def test_a_client_of_another_encoding_is_pinned() -> None:
     world = World()
     world.params["client_encoding"] = "LATIN1"

@@ -306,8 +306,8 @@ class Listening:
                 session.stats.notifications += 1
                 self._tell(message)
                 return
-        elif session.backend is None or not session.backend.fifo.exchanges:
-            return  # the LISTEN's COMMIT is not even on its way
+        elif not self._noted:
+            return  # neither the LISTEN nor its COMMIT is on its way
         self._held.append((channel, message))
         self._held_size += len(message)
         session.pool.listener.holding.add(session)
