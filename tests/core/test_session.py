@@ -350,6 +350,22 @@ def test_a_backend_that_takes_no_more_stops_its_client() -> None:
     assert client.is_paused()
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SET LOCAL standard_conforming_strings = off",
+        "SELECT set_config('standard_conforming_strings', 'off', true)",
+        "SET work_mem = 1; SET standard_conforming_strings = off",
+        "RESET ALL",
+    ],
+)
+def test_what_may_change_how_texts_are_read_holds_those_behind_it(sql: str) -> None:
+    _, client, backend = scene()
+    begin(client, backend)
+    client.sends(query(sql), query("SELECT '\\', '; SET work_mem = 1; --'"))
+    assert backend.got() == [f"Q {sql}"]
+
+
 # What belongs to no reply.
 
 

@@ -183,6 +183,11 @@ def _may_copy(judged: sql.Judgement) -> bool:
     return judged.kind == sql.COPY or judged.kind == sql.MANY or judged.pin == "cannot judge"
 
 
+def _changes_lexing(judged: sql.Judgement) -> bool:
+    """Whether texts behind it may have to be read otherwise."""
+    return judged.local or "*" in judged.settings or not _LEXING.isdisjoint(judged.settings)
+
+
 def _may_reset(judged: sql.Judgement, text: bytes) -> bool:
     """Whether settings may go back to the server's own, instead of those of the start-up packet."""
     if not (judged.settings or judged.pin or judged.kind == sql.MANY):
@@ -235,7 +240,7 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text:
         session.own_terms = True
     if judged.discards and session.backend is not None:
         statements.discard(session, session.backend, exchange)
-    if session.backend is not None and (_may_copy(judged) or judged.setting in _LEXING):
+    if session.backend is not None and (_may_copy(judged) or _changes_lexing(judged)):
         session.backend.fifo.barrier = True
     if session.start.items and session.backend is not None and _may_reset(judged, text):
         session.restore_due = True
