@@ -110,12 +110,12 @@ class Twin:
 
     def __init__(self, proxy: Proxy) -> None:
         self._stack = contextlib.ExitStack()
-        self._proxy = proxy
+        self.proxy = proxy
         self._status = "I"
 
     def __enter__(self) -> Self:
-        server = self._proxy.server
-        self._proxy.kwargs()
+        server = self.proxy.server
+        self.proxy.kwargs()
 
         def log_in(host: str, port: int) -> Wire:
             return self._stack.enter_context(
@@ -123,8 +123,8 @@ class Twin:
             )
 
         self.direct = log_in(server.host, server.port)
-        self.proxied = log_in(self._proxy.host, self._proxy.port)
-        self._others = [log_in(self._proxy.host, self._proxy.port) for _ in range(2)]
+        self.proxied = log_in(self.proxy.host, self.proxy.port)
+        self._others = [log_in(self.proxy.host, self.proxy.port) for _ in range(2)]
         for each in self._others:
             for name in ("a", "b", "c"):
                 each.ask(parse("SELECT 'anothers'::text", name) + SYNC)
@@ -554,6 +554,25 @@ def test_each_client_sees_the_tables_of_its_search_path(place: Place) -> None:
         place.assert_unpinned()
 
 
+def test_a_search_path_that_changes_under_a_statement(twin: Twin) -> None:
+    """It is read again, and finds other tables whose rows look the same."""
+    schemas = ["mine_" + token().replace("-", "") for _ in range(2)]
+    with direct(twin.proxy.server, user=USER) as connection, contextlib.ExitStack() as stack:
+        for schema in schemas:
+            connection.execute(f"CREATE SCHEMA {schema}".encode())
+            stack.callback(connection.execute, f"DROP SCHEMA {schema} CASCADE".encode())
+            connection.execute(f"CREATE TABLE {schema}.t AS SELECT '{schema}'::text AS v".encode())
+        twin.say(query(f"SET search_path = {schemas[0]}"))
+        for name in "abcd":
+            twin.say(parse(f"SELECT v FROM t -- {name}", name) + describe(name, b"S") + SYNC)
+        twin.say(query(f"SET search_path = {schemas[1]}"))
+        for name in "abcd":
+            twin.say(query("BEGIN"))
+            assert twin.rows(run(name)) == [[schemas[1]]]
+            twin.say(query("COMMIT"))
+            assert twin.rows(run(name)) == [[schemas[1]]]
+
+
 READ_AT_PARSE: Final = [
     ("DateStyle", "SQL, DMY", "SQL, MDY", "SELECT to_char('01/02/2024'::date, 'MonDD')"),
     ("TimeZone", "'Asia/Tokyo'", "'UTC'",
@@ -660,10 +679,10 @@ def test_a_plan_that_is_out_of_date_whose_rows_the_client_knows(proxy: Proxy, ta
 def test_a_table_that_is_gone_and_comes_back(twin: Twin, table: str) -> None:
     twin.say(prepare(f"SELECT b FROM {table}", "a"))
     assert twin.rows(run("a")) == [["one"]]
-    alter(twin._proxy.server, f"ALTER TABLE {table} RENAME TO {table}x")
+    alter(twin.proxy.server, f"ALTER TABLE {table} RENAME TO {table}x")
     assert twin.sqlstate(run("a")) == "42P01"
     assert twin.sqlstate(run("a")) == "42P01"
-    alter(twin._proxy.server, f"ALTER TABLE {table}x RENAME TO {table}")
+    alter(twin.proxy.server, f"ALTER TABLE {table}x RENAME TO {table}")
     for _ in range(3):
         assert twin.rows(run("a")) == [["one"]]
 

@@ -20,6 +20,7 @@ from txproxy.core.statements import (
     Prepared,
     described,
     repeats,
+    shape_of,
 )
 from txproxy.wire import encode
 from txproxy.wire.codes import (
@@ -280,7 +281,7 @@ class Backend:
                     if marked == PARSED_BEFORE and mine:
                         said = encode.PARSE_COMPLETE
                     elif marked & 0xFF == DESCRIBE and session is not None:
-                        shape = 0 if self.stream else hash(data[i + 5 : end])
+                        shape = 0 if self.stream else shape_of(data[i + 5 : end])
                         described(session, exchanges[0], marked, shape)
                 if not mine and self._mine():
                     mine = True

@@ -301,6 +301,21 @@ def check(backend: "Backend", statement: Statement) -> bytes:
     return said
 
 
+def shape_of(body: bytes) -> int:
+    """Stands for what a RowDescription says of its columns; 0 for none. Which table they are of is
+    left out: by another search_path it is another one, and its rows may look the same.
+    """
+    parts: list[bytes] = []
+    i = 2
+    end = body.find(b"\0", i)
+    while i <= end <= len(body) - 19:
+        # behind the name: table (4 bytes), number in it (2), then type, size, modifier, format
+        parts.append(body[i : end + 1] + body[end + 7 : end + 19])
+        i = end + 19
+        end = body.find(b"\0", i)
+    return hash(b"".join(parts)) if parts else 0
+
+
 def described(session: "Session", unit: "Exchange", marked: int, shape: int) -> None:
     """The answer to a Describe: `shape` stands for it; 0: it is too large to be remembered."""
     statement = unit.described.pop(0)
