@@ -375,6 +375,8 @@ def test_what_was_committed_stays_when_the_next_transaction_of_a_chain_is_lost(e
     assert "source" in question(backend)
     backend.says(kept(("user", "timezone", "Asia/Tokyo")))
     assert backend.is_idle()
+    # it has heard of that already, and it holds
+    assert client.got() == []
     assert client.session.wanted.by_name == {"timezone": "Asia/Tokyo"}
     world.client().sends(query("SELECT 1"))
     assert backend.got() == ["Q RESET timezone", "Q SELECT 1"]

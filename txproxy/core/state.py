@@ -235,6 +235,7 @@ def chained(session: "Session") -> None:
     """A transaction has ended and another begun behind one ReadyForQuery (AND CHAIN). What the
     first has set stays when the second is rolled back, and only the server knows what that was.
     """
+    session.settled = session.wanted
     kept = session.kept
     if kept is None:
         kept = session.kept = Kept()
