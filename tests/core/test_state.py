@@ -752,7 +752,7 @@ def test_all_reasons_have_a_name() -> None:
     said = (
         "CREATE TEMP TABLE t ()", "SELECT pg_advisory_lock(1)", "PREPARE p AS SELECT 1",
         "DECLARE c CURSOR WITH HOLD FOR SELECT 1", "LOAD 'lib'", "DO $$BEGIN END$$", "CALL p()",
-        "FROBNICATE", "SELECT set_config($1, 'x', false)", "'",
+        "FROBNICATE", "'", "SELECT set_config($1, 'x', false)",
     )  # fmt: skip
     for sql in said:
         client.sends(query(sql))

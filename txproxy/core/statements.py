@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from txproxy.core.settings import Settings
 from txproxy.wire import encode
-from txproxy.wire.codes import CLOSE, DESCRIBE, EXECUTE, FLUSH, PARSE
+from txproxy.wire.codes import CLOSE, DESCRIBE, EXECUTE, FLUSH, PARSE, QUERY
 from txproxy.wire.messages import int32, text
 
 if TYPE_CHECKING:
@@ -279,6 +279,9 @@ def failing(backend: "Backend", sqlstate: str, said: str, routine: str = "") -> 
 
 def discard(session: "Session", backend: "Backend", unit: "Exchange") -> None:
     """The message sent last is a DISCARD ALL or DEALLOCATE ALL."""
+    if unit.owed[0] != QUERY or len(backend.fifo.exchanges) > 1:
+        # Whether it is run, and in what order with what else is under way, is not known here.
+        backend.retiring = backend.retiring or "its statements may be gone"
     for called in list(session.names.by_name):
         name(unit, session.names, called, None)
     for prepared in list(backend.prepared.by_name):
