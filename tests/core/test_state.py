@@ -747,12 +747,14 @@ def test_asyncpgs_reset_leaves_no_pin() -> None:
     assert backend.is_idle()
 
 
-def test_all_reasons_have_a_name() -> None:
+@pytest.mark.parametrize("last", ["'", "SELECT set_config($1, 'x', false)"])
+def test_all_reasons_have_a_name(last: str) -> None:
+    """What comes last holds all behind it."""
     _, client, _ = scene()
     said = (
         "CREATE TEMP TABLE t ()", "SELECT pg_advisory_lock(1)", "PREPARE p AS SELECT 1",
         "DECLARE c CURSOR WITH HOLD FOR SELECT 1", "LOAD 'lib'", "DO $$BEGIN END$$", "CALL p()",
-        "FROBNICATE", "'", "SELECT set_config($1, 'x', false)",
+        "FROBNICATE", last,
     )  # fmt: skip
     for sql in said:
         client.sends(query(sql))
