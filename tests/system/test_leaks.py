@@ -594,9 +594,6 @@ async def test_the_model_is_that_of_a_direct_connection(server: EmbeddedPostgres
     assert not left
 
 
-@pytest.mark.skip(
-    reason="fails yet: DISCARD ALL in pipelines, SET TIME ZONE LOCAL, Parse in failed transactions"
-)
 @pytest.mark.timeout(max(PATIENCE * 2, PATIENCE * TURNS / 30))
 @pytest.mark.usefixtures("schemas")
 async def test_each_client_has_its_own_session(server: EmbeddedPostgres) -> None:

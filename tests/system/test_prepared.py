@@ -225,7 +225,6 @@ def test_a_statement_is_described(twin: Twin) -> None:
     ],
     ids=["close", "name", "folded", "quoted", "all", "discard", "unit", "unit all", "commented"],
 )
-@pytest.mark.skip(reason="DEALLOCATE in other forms than by itself does not find the name yet")
 def test_a_name_that_was_forgotten(twin: Twin, forget: bytes) -> None:
     for number in range(3):
         twin.say(prepare(f"SELECT 'text {number}'::text", "a"))
@@ -248,9 +247,6 @@ def test_others_names_stay_when_one_deallocates_all(proxy: Proxy, twin: Twin) ->
 
 
 @pytest.mark.parametrize("sql", ["DEALLOCATE a", "DEALLOCATE ALL", "DISCARD ALL"])
-@pytest.mark.skip(
-    reason="DEALLOCATE and DISCARD ALL take effect when they are parsed, not yet when they are run"
-)
 def test_forgetting_that_was_prepared(twin: Twin, sql: str) -> None:
     """It is done when it is executed, and not when it is parsed."""
     twin.say(prepare("SELECT 'mine'::text", "a"))
@@ -263,7 +259,6 @@ def test_forgetting_that_was_prepared(twin: Twin, sql: str) -> None:
 
 
 @pytest.mark.parametrize("sql", ["DEALLOCATE a", "DEALLOCATE ALL"])
-@pytest.mark.skip(reason="DEALLOCATE among other statements does not find the name yet")
 def test_forgetting_among_other_statements(twin: Twin, sql: str) -> None:
     twin.say(prepare("SELECT 'mine'::text", "a"))
     twin.say(query(f"SELECT 1; {sql}; SELECT 2"))
@@ -282,9 +277,6 @@ def test_forgetting_among_other_statements(twin: Twin, sql: str) -> None:
         wire.unit("SELECT 1/0") + wire.unit("DEALLOCATE ALL"),
     ],
     ids=["query", "unit", "named", "parsed only", "nothing", "string", "behind an error"],
-)
-@pytest.mark.skip(
-    reason="DEALLOCATE and DISCARD ALL take effect when they are parsed, not yet when they are run"
 )
 def test_forgetting_that_fails(proxy: Proxy, twin: Twin, fail: bytes) -> None:
     """DISCARD ALL is refused in a transaction. Nobody has forgotten anything then."""
@@ -386,7 +378,6 @@ def test_an_error_in_the_middle_of_a_pipeline(twin: Twin) -> None:
     assert twin.rows(run("d")) == [["four"]]
 
 
-@pytest.mark.skip(reason="in one pipeline the name still counts as taken")
 def test_a_name_whose_parse_has_failed_is_parsed_again_at_once(twin: Twin) -> None:
     data = prepare("SELEC 1", "a") + prepare("SELECT 'good'::text", "a") + run("a")
     assert wire.kinds(twin.say(data, units=3)) == "EZ1Z2DCZ"
@@ -515,7 +506,6 @@ def test_an_unnamed_statement_is_bound_later(twin: Twin) -> None:
     [query("SELECT 1"), query(""), query("BEGIN; COMMIT"), close() + SYNC, prepare("SELEC 1")],
     ids=["query", "empty query", "string", "close", "parse that fails"],
 )
-@pytest.mark.skip(reason="DISCARD ALL takes effect when it is parsed, not yet when it is run")
 def test_an_unnamed_statement_that_is_gone(twin: Twin, forget: bytes) -> None:
     twin.say(prepare("SELECT 'mine'::text"))
     twin.say(forget)
@@ -523,7 +513,6 @@ def test_an_unnamed_statement_that_is_gone(twin: Twin, forget: bytes) -> None:
     assert twin.sqlstate(describe("", b"S") + SYNC) == "26000"
 
 
-@pytest.mark.skip(reason="in one pipeline an error forgets the unnamed statement of a later unit")
 def test_an_unnamed_statement_behind_one_that_fails(twin: Twin) -> None:
     """In a pipeline the second was sent before the first had failed."""
     for bad in ("SELEC 1", "SELECT * FROM nowhere", "SELECT 1/0"):

@@ -19,12 +19,14 @@ from txproxy.core.statements import (
     PARSED_BEFORE,
     Prepared,
     described,
+    discarded,
     repeats,
     shape_of,
 )
 from txproxy.wire import encode
 from txproxy.wire.codes import (
     BACKEND_KEY_DATA,
+    COMMAND_COMPLETE,
     COPY_DATA,
     COPY_FAIL,
     COPY_IN_RESPONSE,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 _WHOLE: Final = frozenset(
     (
         BACKEND_KEY_DATA,
+        COMMAND_COMPLETE,
         ERROR_RESPONSE,
         NOTICE_RESPONSE,
         NOTIFICATION,
@@ -283,6 +286,8 @@ class Backend:
                     elif marked & 0xFF == DESCRIBE and session is not None:
                         shape = 0 if self.stream else shape_of(data[i + 5 : end])
                         described(session, exchanges[0], marked, shape)
+                elif kind == COMMAND_COMPLETE and exchanges and exchanges[0].discards:
+                    discarded(self, exchanges[0], data[i + 5 : end])
                 if not mine and self._mine():
                     mine = True
                     said = self.news()
@@ -317,6 +322,8 @@ class Backend:
                 self.listener.answered()
             elif session is not None and head is not None and head.asks:
                 state.answered(session, self)
+            elif session is not None and head is not None and head.purpose == RESTORING:
+                session.restored(status)
             return None
         if head is not None and head.begin_failed:
             session.begin_failed()
@@ -372,7 +379,7 @@ class Backend:
         is counted.
         """
         exchanges = self.fifo.exchanges
-        if not exchanges or exchanges[0].owed[0] != QUERY:
+        if not exchanges or exchanges[0].owed[0] != QUERY or exchanges[0].discards:
             return _COUNTED
         return _ASKED if exchanges[0].asks else _LOOKED_AT
 
@@ -415,9 +422,12 @@ class Backend:
     def _fails(self, head: Exchange) -> bool:
         """An error comes for the next message. Whether that was to fail, in place of a client's."""
         if head.at <= head.unnamed_at:
-            self.prepared.unnamed = b""
-            if self.session is not None and head.owed[head.unnamed_at] == PARSE:
-                self.session.names.unnamed = b""
+            if self.prepared.unnamed is head.unnamed:
+                self.prepared.unnamed = b""
+            names = self.session.names if self.session is not None else None
+            parsed = head.owed[head.unnamed_at] == PARSE  # and not again, by us
+            if parsed and names is not None and names.unnamed is head.unnamed:
+                names.unnamed = b""
         return head.owed[head.at] == FAILING
 
     def _parameter(self, body: bytes, mine: bool) -> None:

@@ -86,7 +86,9 @@ class Exchange:
         "cancelled",
         "changes",
         "copying",
+        "deallocates",
         "described",
+        "discards",
         "ends",
         "error",
         "executes",
@@ -99,6 +101,7 @@ class Exchange:
         "purpose",
         "skipping",
         "sync_lost",
+        "unnamed",
         "unnamed_at",
         "use",
     )
@@ -125,7 +128,15 @@ class Exchange:
         self.changes: list[Change] = []  # to names of prepared statements, in their order
         self.described: list[Statement] = []  # by the Describes whose answers are looked at
         self.use: Use | None = None  # of a prepared statement: see statements.py
-        self.unnamed_at = -1  # where `owed` has the last Parse of the unnamed statement
+        self.unnamed = b""  # the last Parse of the unnamed statement, and where `owed` has it
+        self.unnamed_at = -1
+        self.discards = False  # statements may be discarded: see statements.discarded()
+        self.deallocates = b""  # the client's name that its DEALLOCATE is for, if we know it
+
+    def parses_unnamed(self, message: bytes) -> None:
+        """The message sent last is this Parse of the unnamed statement."""
+        self.unnamed = message
+        self.unnamed_at = len(self.owed) - 1
 
     def take_back(self) -> None:
         """An error came in place of the next answer: what the rest was to do to names it has not
@@ -298,6 +309,7 @@ class Fifo:
             for change in following.changes:
                 change.place += len(head.owed)
             head.changes += following.changes
+            head.discards = head.discards or following.discards
             head.owed += following.owed
             head.holds_ends = head.holds_ends or following.holds_ends
             head.open = following.open

@@ -6,6 +6,7 @@ state is read from its leading words (wire/sql.py). A message may be longer than
 it: then its head decides, and a statement of it cannot be judged.
 """
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from txproxy.core import begin, claims, listening, state, statements
@@ -51,6 +52,7 @@ _GOING_ON: Final = frozenset((BIND, DESCRIBE, EXECUTE, SYNC))
 _STATELESS: Final = sql.judge(b"SELECT 1")
 _TOO_LONG: Final = sql.judge(b"'")  # what cannot be judged
 _LEXING: Final = frozenset(("standard_conforming_strings", "client_encoding"))  # how texts are read
+_ZONE_OF_SERVER: Final = re.compile(rb"\bzone\b.*\blocal\b", re.DOTALL)  # SET TIME ZONE LOCAL
 _NO_ENDING: Final = b"'\0"  # a Query of which only the beginning is there: what ends it, if any?
 _JUDGED_LENGTH: Final = 2048  # bytes of a text whose judgement is remembered
 _JUDGED_LIMIT: Final = 1000  # texts
@@ -120,7 +122,7 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
     if judged is not _STATELESS:
         if judged.kind in _OURS and not _in_unit(session):
             return _our_setting(session, QUERY, data, i, end)
-        if judged.kind == sql.DEALLOCATE and judged.name in session.names.by_name:
+        if _is_ours_to_deallocate(session, judged):
             return _deallocate(session, judged)
         if (session.begin or judged.kind == sql.BEGIN) and begin.answers_query(
             session, judged, text
@@ -194,7 +196,7 @@ def _may_reset(judged: sql.Judgement, text: bytes) -> bool:
         return False
     lower = text.lower()
     resets = b"reset" in lower or b"discard" in lower or b"default" in lower
-    return resets or judged is _TOO_LONG
+    return resets or judged is _TOO_LONG or _ZONE_OF_SERVER.search(lower) is not None
 
 
 def _our_setting(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
@@ -238,8 +240,8 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text:
         exchange.ends = True
     if judged.local or judged.settings:
         session.own_terms = True
-    if judged.discards and session.backend is not None:
-        statements.discard(session, session.backend, exchange)
+    if (judged.discards or judged is _TOO_LONG) and session.backend is not None:
+        statements.may_discard(session.backend.fifo)
     if session.backend is not None and (_may_copy(judged) or _changes_lexing(judged)):
         session.backend.fifo.barrier = True
     if session.start.items and session.backend is not None and _may_reset(judged, text):
@@ -304,12 +306,17 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
             return HOLD
         if fifo.copying:
             return _not_while_copying(session, kind)
+        unit = fifo.exchanges[-1]
+        if unit.discards and unit.open and fifo.owes and _names_statement(kind, data, i):
+            session.replacement = encode.FLUSH
+            session.checks = True
+            return WAIT
     answers.unit = False
     if kind == PARSE:
         return _parse(session, backend, data, i, end)
     if kind == BIND:
         return _bind(session, backend, data, i)
-    if (kind == DESCRIBE or kind == CLOSE) and data[i + 5] == _OF_STATEMENT:
+    if _names_statement(kind, data, i):
         return _of_statement(session, backend, kind, data, i, end)
     fifo.sent(kind)
     if kind == EXECUTE:
@@ -319,6 +326,13 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
     elif kind == FUNCTION_CALL:
         session.pin_for("FunctionCall")
     return FORWARD
+
+
+def _names_statement(kind: int, data: bytes, i: int) -> bool:
+    """Whether the message is about a prepared statement."""
+    if kind == DESCRIBE or kind == CLOSE:
+        return data[i + 5] == _OF_STATEMENT
+    return kind == PARSE or kind == BIND
 
 
 def _begin_unit(session: "Session", data: bytes, i: int) -> bool:
@@ -401,7 +415,7 @@ def _parse(session: "Session", backend: "Backend", data: bytes, i: int, end: int
     session.statement = text[:_LINE]
     session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
     if name_end == i + 5:
-        return _parse_unnamed(session, backend, data[i:end], judged, text)
+        return _parse_unnamed(session, backend, data[i:end], judged)
     name = data[i + 5 : name_end] if name_end >= 0 else b""
     if _is_skipping(backend):
         backend.fifo.sent(PARSE)
@@ -412,24 +426,35 @@ def _parse(session: "Session", backend: "Backend", data: bytes, i: int, end: int
 
 
 def _parse_unnamed(
-    session: "Session", backend: "Backend", message: bytes, judged: sql.Judgement, text: bytes
+    session: "Session", backend: "Backend", message: bytes, judged: sql.Judgement
 ) -> int:
     session.stats.server_parses += 1
-    if judged.kind == sql.DEALLOCATE and judged.name in session.names.by_name:
-        return _parse_deallocate(session, backend, judged)
+    fifo = backend.fifo
+    if _is_skipping(backend):
+        fifo.sent(PARSE)
+        return FORWARD
+    verdict = FORWARD
+    prepared = message
     if judged is not _STATELESS:
-        verdict = _listens(session, backend, judged, text)
-        if verdict != FORWARD:
-            return verdict
-    exchange = backend.fifo.sent(PARSE)
-    assert exchange is not None
-    exchange.unnamed_at = len(exchange.owed) - 1
-    if judged is not _STATELESS:
-        _note(session, judged, exchange, text)
+        if _is_ours_to_deallocate(session, judged):
+            session.replacement = statements.deallocating(backend, judged.name, PARSE)
+            verdict = REPLACE
+            prepared = b""
+        else:
+            text = message[6 : message.find(b"\0", 6)]
+            verdict = _listens(session, backend, judged, text)
+            if verdict != FORWARD:
+                return verdict
+            exchange = fifo.sent(PARSE)
+            assert exchange is not None
+            _note(session, judged, exchange, text)
+    else:
+        fifo.sent(PARSE)
+    fifo.exchanges[-1].parses_unnamed(message)
     session.unnamed = True
     session.names.unnamed = message
-    backend.prepared.unnamed = message
-    return FORWARD
+    backend.prepared.unnamed = prepared
+    return verdict
 
 
 def _parse_as_it_is(session: "Session", backend: "Backend", judged: sql.Judgement) -> int:
@@ -461,47 +486,39 @@ def _parse_named(
         statement = statements.Statement(body, judged)
     else:
         statement = session.pool.texts.statement(body, judged, session.wanted)
-    if session.answers.status != IN_FAILED and statements.is_there(backend, statement):
-        unit = fifo.sent_as(statements.PARSED_BEFORE)
-        session.replacement = statements.CLOSE_NONE
-    else:
+    if _may_be_failed(session, fifo) or not statements.is_there(backend, statement):
         session.stats.server_parses += 1
         session.replacement = _parse_again(backend, statement)
-        unit = fifo.exchanges[-1]
-    statements.name(unit, names, name, statement)
+    else:
+        fifo.sent_as(statements.PARSED_BEFORE)
+        session.replacement = statements.CLOSE_NONE
+    statements.name(fifo, names, name, statement)
     session.replacement += statements.make_room(backend)
     return REPLACE
+
+
+def _may_be_failed(session: "Session", fifo: "Fifo") -> bool:
+    """Whether the server may refuse a Parse, where it would not refuse a Close."""
+    exchanges = fifo.exchanges
+    ahead = len(exchanges) - (bool(exchanges) and exchanges[-1].open)
+    return ahead > 0 or session.answers.status == IN_FAILED
 
 
 def _parse_again(backend: "Backend", statement: statements.Statement) -> bytes:
     """The statement's Parse, whose reply is the client's."""
     said = b""
-    prepared = backend.prepared
     if statements.is_there(backend, statement):
-        unit = backend.fifo.sent_as(statements.SWALLOWED | CLOSE)
-        statements.unprepare(unit, prepared, statement.name)
+        backend.fifo.sent_as(statements.SWALLOWED | CLOSE)
+        statements.unprepare(backend, statement.name)
         said = encode.close_statement(statement.name)
-    unit = backend.fifo.sent_as(PARSE)
-    statements.prepare(unit, prepared, statement)
+    backend.fifo.sent_as(PARSE)
+    statements.prepare(backend, statement)
     return said + statement.parse
 
 
-def _parse_deallocate(session: "Session", backend: "Backend", judged: sql.Judgement) -> int:
-    """DEALLOCATE in the extended protocol of what only we know by this name: of another statement,
-    which is prepared for that.
-    """
-    victim = statements.Statement(b"\0\0\0", _STATELESS)
-    ahead = statements.ahead(backend, victim)
-    unit = backend.fifo.sent_as(PARSE)
-    unit.unnamed_at = len(unit.owed) - 1
-    statements.name(unit, session.names, judged.name, None)
-    statements.unprepare(unit, backend.prepared, victim.name)
-    message = encode.parse(b"DEALLOCATE " + victim.name)
-    session.unnamed = True
-    session.names.unnamed = message
-    backend.prepared.unnamed = message
-    session.replacement = ahead + message
-    return REPLACE
+def _is_ours_to_deallocate(session: "Session", judged: sql.Judgement) -> bool:
+    """Whether it is DEALLOCATE of a name that only we know."""
+    return judged.kind == sql.DEALLOCATE and judged.name in session.names.by_name
 
 
 def _bind(session: "Session", backend: "Backend", data: bytes, i: int) -> int:
@@ -561,8 +578,8 @@ def _of_statement(
         statements.use(unit, statement, data, i)
         session.replacement = ahead + encode.describe_statement(statement.name)
     else:
-        unit = backend.fifo.sent_as(CLOSE)
-        statements.name(unit, session.names, name, None)
+        backend.fifo.sent_as(CLOSE)
+        statements.name(backend.fifo, session.names, name, None)
         session.replacement = statements.CLOSE_NONE
     return REPLACE
 
@@ -587,13 +604,17 @@ def _of_unnamed(session: "Session", backend: "Backend", kind: int, i: int) -> in
         if verdict != FORWARD:
             return verdict
     ahead = b""
-    if backend.prepared.unnamed is not message:
+    if judged is not _STATELESS and _is_ours_to_deallocate(session, judged):
+        ahead = statements.deallocating(backend, judged.name, statements.SWALLOWED | PARSE)
+        fifo.exchanges[-1].parses_unnamed(message)
+        backend.prepared.unnamed = b""
+    elif backend.prepared.unnamed is not message:
         if 1 + int32(message, 1) != len(message):
             said = "a statement this long must be parsed in the transaction that runs it"
             session.replacement = statements.failing(backend, "0A000", said)
             return REPLACE
         unit = fifo.sent_as(statements.SWALLOWED | PARSE)
-        unit.unnamed_at = len(unit.owed) - 1
+        unit.parses_unnamed(message)
         backend.prepared.unnamed = message
         session.unnamed = True
         ahead = message

@@ -585,6 +585,11 @@ class Session:
         elif lower == "client_encoding" and not judgeable(value):
             self.pin_for("client_encoding")
 
+    def restored(self, status: int) -> None:
+        """What a RESET had taken from the start-up packet's settings was given back."""
+        if status == IDLE:
+            self.settled = self.wanted
+
     def undo_settings(self) -> None:
         """The transaction that changed them is gone: tell the client what holds again."""
         if self.wanted is self.settled:

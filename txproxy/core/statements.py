@@ -14,7 +14,8 @@ of replies, and what the server skips behind an error, come by themselves:
     a name that is not known, or known already    Describe of none; its error becomes the right one
 
 What a message does to names holds from when it is sent. An error takes back what was to come behind
-it in its unit (`Exchange.undo`).
+it in its unit (`Exchange.take_back`); the next unit waits until that is certain. What DISCARD ALL
+and DEALLOCATE do holds from when the server says that they were run.
 
 Source: PostgreSQL 18, section 54.2.3 "Extended Query", and exec_parse_message() and its neighbours
 in postgres.c. PgBouncer 1.21 and later rename in the same way (max_prepared_statements).
@@ -25,15 +26,14 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from txproxy.core.settings import Settings
-from txproxy.wire import encode
-from txproxy.wire.codes import CLOSE, DESCRIBE, EXECUTE, FLUSH, PARSE, QUERY
+from txproxy.wire import encode, sql
+from txproxy.wire.codes import CLOSE, DESCRIBE, EXECUTE, FLUSH, PARSE
 from txproxy.wire.messages import int32, text
 
 if TYPE_CHECKING:
     from txproxy.core.backend import Backend
-    from txproxy.core.exchange import Exchange
+    from txproxy.core.exchange import Exchange, Fifo
     from txproxy.core.session import Session
-    from txproxy.wire.sql import Judgement
 
 SWALLOWED: Final = 0x100
 """Added to the kind of a message in `Exchange.owed`: its reply is for nobody."""
@@ -70,7 +70,7 @@ class Statement:
 
     __slots__ = ("body", "judged", "name", "parse", "shape", "size")
 
-    def __init__(self, body: bytes, judged: "Judgement") -> None:
+    def __init__(self, body: bytes, judged: sql.Judgement) -> None:
         self.body = body  # text and parameter types, as in the Parse message
         self.judged = judged
         self.name = PREFIX + b"_%d" % _next()
@@ -94,7 +94,7 @@ class Texts:
         self._known: OrderedDict[_Key, Statement] = OrderedDict()
         self._size = 0
 
-    def statement(self, body: bytes, judged: "Judgement", settings: Settings) -> Statement:
+    def statement(self, body: bytes, judged: sql.Judgement, settings: Settings) -> Statement:
         """The statement for a Parse; `body` is its text and parameter types.
 
         What a text means depends on settings (search_path, or DateStyle in a literal): sessions
@@ -139,6 +139,11 @@ class Names:
             self.size += statement.size
         return before
 
+    def forget(self) -> None:
+        """No name means anything any more."""
+        self.by_name.clear()
+        self.size = 0
+
     def replace(self, old: Statement) -> None:
         """Another statement with the same text."""
         new = Statement(old.body, old.judged)
@@ -175,10 +180,14 @@ class Prepared:
         self.size -= size
         return size
 
-    def clear(self) -> None:
-        """All are gone."""
+    def forget_named(self) -> None:
+        """All that have a name are gone."""
         self.by_name.clear()
         self.size = 0
+
+    def clear(self) -> None:
+        """All are gone."""
+        self.forget_named()
         self.unnamed = b""
 
     def surplus(self) -> bytes:
@@ -216,28 +225,33 @@ class Change:
 # What a unit does. All of these are for a unit that the server reads: not skipped, no COPY.
 
 
-def name(unit: "Exchange", names: Names, called: bytes, statement: Statement | None) -> None:
+def _change(fifo: "Fifo", name: bytes) -> Change:
+    unit = fifo.exchanges[-1]
+    change = Change(len(unit.owed) - 1, name)
+    unit.changes.append(change)
+    fifo.barrier = True  # the next unit must not count on it before it is certain
+    return change
+
+
+def name(fifo: "Fifo", names: Names, called: bytes, statement: Statement | None) -> None:
     """The message sent last lets a client's name mean this statement, or none."""
-    change = Change(len(unit.owed) - 1, called)
+    change = _change(fifo, called)
     change.names = names
     change.before = names.put(called, statement)
-    unit.changes.append(change)
 
 
-def prepare(unit: "Exchange", prepared: Prepared, statement: Statement) -> None:
+def prepare(backend: "Backend", statement: Statement) -> None:
     """The message sent last is this statement's Parse."""
-    change = Change(len(unit.owed) - 1, statement.name)
-    change.prepared = prepared
-    prepared.add(statement.name, statement.size)
-    unit.changes.append(change)
+    change = _change(backend.fifo, statement.name)
+    change.prepared = backend.prepared
+    backend.prepared.add(statement.name, statement.size)
 
 
-def unprepare(unit: "Exchange", prepared: Prepared, name: bytes) -> None:
+def unprepare(backend: "Backend", name: bytes) -> None:
     """The message sent last closes the statement of this name on the backend."""
-    change = Change(len(unit.owed) - 1, name)
-    change.prepared = prepared
-    change.size = prepared.remove(name)
-    unit.changes.append(change)
+    change = _change(backend.fifo, name)
+    change.prepared = backend.prepared
+    change.size = backend.prepared.remove(name)
 
 
 def is_there(backend: "Backend", statement: Statement) -> bool:
@@ -253,8 +267,8 @@ def ahead(backend: "Backend", statement: Statement) -> bytes:
     """What must be sent ahead of a message that names this statement; b"" if it is there."""
     if is_there(backend, statement):
         return b""
-    unit = backend.fifo.sent_as(SWALLOWED | PARSE)
-    prepare(unit, backend.prepared, statement)
+    backend.fifo.sent_as(SWALLOWED | PARSE)
+    prepare(backend, statement)
     return statement.parse + make_room(backend)
 
 
@@ -264,7 +278,8 @@ def make_room(backend: "Backend") -> bytes:
     surplus = backend.prepared.surplus()
     while surplus:
         said += encode.close_statement(surplus)
-        unprepare(backend.fifo.sent_as(SWALLOWED | CLOSE), backend.prepared, surplus)
+        backend.fifo.sent_as(SWALLOWED | CLOSE)
+        unprepare(backend, surplus)
         surplus = backend.prepared.surplus()
     return said
 
@@ -277,15 +292,41 @@ def failing(backend: "Backend", sqlstate: str, said: str, routine: str = "") -> 
     return DESCRIBE_NONE
 
 
-def discard(session: "Session", backend: "Backend", unit: "Exchange") -> None:
-    """The message sent last is a DISCARD ALL or DEALLOCATE ALL."""
-    if unit.owed[0] != QUERY or len(backend.fifo.exchanges) > 1:
-        # Whether it is run, and in what order with what else is under way, is not known here.
-        backend.retiring = backend.retiring or "its statements may be gone"
-    for called in list(session.names.by_name):
-        name(unit, session.names, called, None)
-    for prepared in list(backend.prepared.by_name):
-        unprepare(unit, backend.prepared, prepared)
+# DISCARD ALL and DEALLOCATE.
+#
+# DEALLOCATE of a name that only we know is for the server DEALLOCATE of a statement that we prepare
+# for that. In a unit that may discard statements, a message that names one waits until all ahead of
+# it is answered: before that it is not known what its name means.
+
+_VICTIM: Final = Statement(b"\0\0\0", sql.judge(b""))
+
+
+def may_discard(fifo: "Fifo") -> None:
+    """The message sent last may discard statements when it is run."""
+    fifo.exchanges[-1].discards = True
+    fifo.barrier = True
+
+
+def deallocating(backend: "Backend", called: bytes, code: int) -> bytes:
+    """What the server gets for the Parse of a DEALLOCATE of this name; `code` is for `owed`."""
+    said = ahead(backend, _VICTIM)
+    unit = backend.fifo.sent_as(code)
+    unit.deallocates = called
+    may_discard(backend.fifo)
+    return said + encode.parse(b"DEALLOCATE " + _VICTIM.name)
+
+
+def discarded(backend: "Backend", unit: "Exchange", tag: bytes) -> None:
+    """A CommandComplete came, in a unit that may discard statements."""
+    names = backend.session.names if backend.session is not None and unit.mine else None
+    if tag in (b"DISCARD ALL\0", b"DEALLOCATE ALL\0"):
+        backend.prepared.forget_named()
+        if names is not None:
+            names.forget()
+    elif tag == b"DEALLOCATE\0" and unit.deallocates:
+        backend.prepared.remove(_VICTIM.name)
+        if names is not None:
+            names.put(unit.deallocates, None)
 
 
 # A plan that is out of date.
@@ -331,7 +372,8 @@ def described(session: "Session", unit: "Exchange", marked: int, shape: int) -> 
 def outdated(session: "Session", backend: "Backend", statement: Statement) -> bytes:
     """The statement's rows are not here what clients know: close it, and fail."""
     session.stale = None
-    unprepare(backend.fifo.sent_as(SWALLOWED | CLOSE), backend.prepared, statement.name)
+    backend.fifo.sent_as(SWALLOWED | CLOSE)
+    unprepare(backend, statement.name)
     session.pool.texts.forget(statement, session.wanted)
     said = failing(backend, "0A000", "cached plan must not change result type", _REVALIDATE)
     return encode.close_statement(statement.name) + said
