@@ -224,12 +224,35 @@ def test_what_the_server_skips_has_not_happened() -> None:
 
 def test_units_behind_one_that_failed_keep_what_they_did() -> None:
     _, client, backend = scene()
-    client.sends(parse("SELEC", "a"), SYNC, parse("SELECT 'x'", "s"), SYNC)
-    assert len(backend.got()) == 4
-    backend.says(error("42601"), ready(), PARSED, ready())
+    client.sends(parse("SELEC", "a"), SYNC, parse("SELECT 'x'", "a"), SYNC, bind("a"), SYNC)
+    assert said(backend) == ["P t1:SELEC", "S"]
+    backend.says(error("42601"), ready())
+    assert said(backend) == ["P t1:SELECT 'x'", "S"]
+    backend.says(PARSED, ready())
     assert client.got() == ["E ERROR 42601", "Z I", "1", "Z I"]
-    client.sends(*RUN)
-    assert said(backend) == ["B :t1", "E", "S"]
+    assert said(backend) == ["B :t1", "S"]
+
+
+def test_a_parse_behind_another_unit_may_be_in_a_failed_transaction() -> None:
+    """So the server gets a Parse of it, though it has it."""
+    _, client, backend = scene()
+    prepares(client, backend)
+    client.sends(query("BEGIN"), query("SELECT 1/0"), parse("SELECT 'x'", "again"), SYNC)
+    assert said(backend)[-3:] == ["C S:t1", "P t1:SELECT 'x'", "S"]
+
+
+def test_what_may_discard_statements_holds_those_behind_it() -> None:
+    _, client, backend = scene()
+    prepares(client, backend)
+    client.sends(parse("DEALLOCATE ALL"), bind(), execute(), bind("s"), execute(), SYNC)
+    assert said(backend)[-1] == "H"
+    backend.says(PARSED, BOUND, done("DEALLOCATE ALL"))
+    assert client.got() == ["1", "2", "C DEALLOCATE ALL"]
+    assert said(backend) == ["B :s", "E", "S"]  # a name that only the server may know
+    client.sends(query("DISCARD ALL"), *RUN)
+    backend.got()
+    backend.says(error("26000"), ready())
+    assert said(backend) == ["Q DISCARD ALL"]
 
 
 def test_a_parse_ahead_of_a_bind_that_fails_is_the_binds_error() -> None:
@@ -474,7 +497,9 @@ def test_what_was_sent_meanwhile_comes_after_it() -> None:
     backend.says(CHANGED)
     client.sends(query("SELECT 2"))
     backend.says(ready())
-    assert [each[0] for each in said(backend)] == ["P", "B", "D", "E", "S", "Q"]
+    assert [each[0] for each in said(backend)] == ["P", "B", "D", "E", "S"]
+    backend.says(PARSED, BOUND, COLUMNS, row("x"), done("SELECT 1"), ready())
+    assert said(backend) == ["Q SELECT 2"]
 
 
 def described(client: FakeClient, backend: FakeBackend) -> None:

@@ -499,9 +499,9 @@ def _parse_named(
 
 def _may_be_failed(session: "Session", fifo: "Fifo") -> bool:
     """Whether the server may refuse a Parse, where it would not refuse a Close."""
-    exchanges = fifo.exchanges
-    ahead = len(exchanges) - (bool(exchanges) and exchanges[-1].open)
-    return ahead > 0 or session.answers.status == IN_FAILED
+    if session.answers.status == IN_FAILED:
+        return True
+    return any(exchange.mine and not exchange.open for exchange in fifo.exchanges)
 
 
 def _parse_again(backend: "Backend", statement: statements.Statement) -> bytes:
