@@ -6,7 +6,7 @@ lives wherever the protocol allows it, with an honest error in place of its next
 
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import state, transaction
+from txproxy.core import pressure, state, transaction
 from txproxy.core.transaction import BEGUN, FAILED, NONE, OPEN
 from txproxy.wire import encode, sql
 from txproxy.wire.codes import (
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 REAP: Final = "REAP"
 """The console's command as the reason for a rollback."""
+
+SOFT: Final = "idle_transaction_soft_timeout"
 
 _FLUSH_AFTER: Final = 0.2  # seconds
 
@@ -58,6 +60,8 @@ def look(session: "Session", now: float) -> None:
             _mark_or(session, "transaction_timeout")
         elif limit and idle > limit:
             _mark_or(session, "idle_transaction_timeout")
+        elif 0 < settings.idle_transaction_soft_timeout < idle and pressure.harm(session):
+            _mark_or(session, SOFT)
         return
     if not backend.fifo.exchanges or (session.stream and session.stream_forward):
         return
@@ -230,7 +234,9 @@ def _error_of_reaping(session: "Session", why: str, severity: str) -> bytes:
     else:
         sqlstate = session.settings.idle_transaction_sqlstate
         reason = "it was idle longer than idle_transaction_timeout"
-        if why == REAP:
+        if why == SOFT:
+            reason = f"it was idle longer than {SOFT}, and {pressure.harm(session)}"
+        elif why == REAP:
             reason = "it was idle, and an administrator ended it"
         text = f"the transaction was rolled back: {reason}"
     detail = f"Idle for {now - session.active_at:.1f} s; its last statement was: {said}"

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from txproxy.core.claims import Claim
     from txproxy.core.listener import Listener
     from txproxy.core.pool import Pool
+    from txproxy.core.release import Candidate
     from txproxy.core.session import Session
 
 
@@ -112,6 +113,9 @@ class PoolPort(Protocol):
         """Begin the connection that listens; `Listener.connected()` or `Listener.connect_failed()`
         is called later.
         """
+
+    def ask_about(self, pool: "Pool", candidates: "list[Candidate]") -> None:
+        """Ask the server whether these hold nothing; `release.answered()` is called later."""
 
     def claimed(self, pool: "Pool", names: tuple[str, ...], claim: "Claim") -> None:
         """A statement on `pool`'s server needs these databases without connections."""

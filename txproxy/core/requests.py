@@ -53,6 +53,7 @@ _STATELESS: Final = sql.judge(b"SELECT 1")
 _TOO_LONG: Final = sql.judge(b"'")  # what cannot be judged
 _LEXING: Final = frozenset(("standard_conforming_strings", "client_encoding"))  # how texts are read
 _ZONE_OF_SERVER: Final = re.compile(rb"\bzone\b.*\blocal\b", re.DOTALL)  # SET TIME ZONE LOCAL
+_NOT_WHOLE: Final = b"?"  # is no statement, whatever it was
 _NO_ENDING: Final = b"'\0"  # a Query of which only the beginning is there: what ends it, if any?
 _JUDGED_LENGTH: Final = 2048  # bytes of a text whose judgement is remembered
 _JUDGED_LIMIT: Final = 1000  # texts
@@ -150,6 +151,8 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
         if verdict != FORWARD:
             return verdict
     exchange = fifo.sent(QUERY)
+    if session.said is not None:
+        session.said.say(text if end <= len(data) else _NOT_WHOLE)
     if judged is not _STATELESS and exchange is not None:
         _note(session, judged, exchange, text)
     if end > len(data):
@@ -318,11 +321,16 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
         return _bind(session, backend, data, i)
     if _names_statement(kind, data, i):
         return _of_statement(session, backend, kind, data, i, end)
-    fifo.sent(kind)
+    exchange = fifo.sent(kind)
+    said = session.said
     if kind == EXECUTE:
         session.stats.queries += 1
+        if said is not None:
+            said.executes(data[i + 5 : i + 10])
     elif kind == SYNC:
         session.unnamed = False
+        if said is not None and exchange is not None:
+            said.synced(exchange)
     elif kind == FUNCTION_CALL:
         session.pin_for("FunctionCall")
     return FORWARD
@@ -360,13 +368,18 @@ def _goes_on(session: "Session", kind: int, data: bytes, i: int) -> bool:
     if unit is None or not unit.open or unit.copying or unit.skipping:
         return False
     unit.owed.append(kind)
+    said = session.said
     if kind == SYNC:
         unit.open = False
         session.unnamed = False
+        if said is not None and unit.owed[-2] != EXECUTE:
+            said.synced(unit)
     elif kind != DESCRIBE:
         unit.executes = True
         if kind == EXECUTE:
             session.stats.queries += 1
+            if said is not None:
+                said.executes(data[i + 5 : i + 10])
         else:
             session.stats.binds += 1
     return True
@@ -412,6 +425,8 @@ def _parse(session: "Session", backend: "Backend", data: bytes, i: int, end: int
     judged = _judge_parsed(session, text) if whole else _TOO_LONG
     if end > len(data):
         state.scan(session, data[i:])
+    if session.said is not None:
+        session.said.say(text if whole else _NOT_WHOLE)
     session.statement = text[:_LINE]
     session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
     if name_end == i + 5:
@@ -529,10 +544,14 @@ def _bind(session: "Session", backend: "Backend", data: bytes, i: int) -> int:
     if name_end < 0 or _is_skipping(backend):
         fifo.sent(BIND)
         return FORWARD
+    if portal_end > i + 5 and session.said is not None:
+        session.said.refuse("it has bound a portal with a name")
     if name_end == portal_end + 1:
         return _of_unnamed(session, backend, BIND, i)
     name = data[portal_end + 1 : name_end]
     statement = _named(session, name)
+    if session.said is not None:
+        session.said.say(statement.text if statement is not None else _NOT_WHOLE)
     if statement is None:
         return _not_ours(session, backend, BIND, name)
     if statement is session.stale:
@@ -621,6 +640,8 @@ def _of_unnamed(session: "Session", backend: "Backend", kind: int, i: int) -> in
     exchange = fifo.sent(kind)
     if kind == BIND and exchange is not None:
         _bound(session, judged, exchange, None, text)
+        if session.said is not None:
+            session.said.say(text)
     if not ahead:
         return FORWARD
     session.replacement = ahead

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from txproxy.core.claims import Claim
     from txproxy.core.listening import Listening
     from txproxy.core.pool import Pool
+    from txproxy.core.release import Said
 
 _LEAST: Final = client_least()
 _LIMITS: Final = client_limits()
@@ -67,6 +68,7 @@ class Session:
     pid       the process id that its client was told; 0: none yet
     told      the parameters that its client was last told, by the server's spelling
     begin     the BEGIN that no backend has heard of yet: see begin.py
+    said      what was said behind it since: see release.py; None: not known
     names     what its names of prepared statements mean: see statements.py
     own_terms what it prepares now may mean something else to others: its settings are not certain
     """
@@ -109,6 +111,7 @@ class Session:
         "replacement",
         "replaying",
         "restore_due",
+        "said",
         "scanned",
         "session_mode",
         "settings",
@@ -187,6 +190,7 @@ class Session:
         self.own_terms = False
         self.checks = False  # it waits for the answer to a Describe of ours
         self.stale: Statement | None = None  # what that found to be other than it was
+        self.said: Said | None = None
         self.begin = b""
         self.begin_closes = False  # whether there is no portal of it left, as behind a Query
         self.strings_conform = True  # as the server reports at login, and later
@@ -551,6 +555,7 @@ class Session:
             answers.state = transaction.after(answers.state, transaction.READY_OPEN)
             return
         self.stats.xacts += 1
+        self.said = None
         if answers.state != NONE:
             if answers.state == OPEN:
                 self.stats.transactions.observe(self.active_at - self.begun_at)

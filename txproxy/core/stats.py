@@ -58,6 +58,10 @@ class Stats:
         "vanished",  # clients that left in a transaction or a statement
         "backends_lost",  # backends that went while a session held them
         "notifications",  # told to clients by the listening connection
+        "released",  # transactions that have only read, let go of while their clients slept
+        "would_release",
+        "releases_refused",  # those that could not be
+        "begun_again",  # released transactions that went on
         "begins_deferred",
         "begins_saved",  # those of them that no backend ever heard of
         "pins_set",  # sessions that from then on kept their backend
@@ -95,6 +99,10 @@ class Stats:
         self.vanished = 0
         self.backends_lost = 0
         self.notifications = 0
+        self.released = 0
+        self.would_release = 0
+        self.releases_refused = 0
+        self.begun_again = 0
         self.begins_deferred = 0
         self.begins_saved = 0
         self.pins_set = 0

@@ -61,6 +61,22 @@ COUNTERS: Final = {
     "vanished": ("clients_vanished", "Clients that left in a transaction or a statement."),
     "backends_lost": ("backends_lost", "Backends that went while a client held them."),
     "notifications": ("notifications", "Notifications that clients were told of."),
+    "released": (
+        "transactions_released",
+        "Transactions that had only read and let go of their server while their clients slept.",
+    ),
+    "would_release": (
+        "transactions_would_release",
+        "The same where early_release is report: nothing was done.",
+    ),
+    "releases_refused": (
+        "transactions_not_released",
+        "Transactions of sleeping clients that could not be released.",
+    ),
+    "begun_again": (
+        "transactions_begun_again",
+        "Released transactions whose clients went on.",
+    ),
     "begins_deferred": ("begins_deferred", "BEGINs that were answered before a server was told."),
     "begins_saved": ("begins_saved", "Those of them that no server ever heard of."),
     "pins_set": ("pins_set", "Clients that began to keep a backend, by state of their own."),

@@ -24,6 +24,7 @@ from txproxy.core.handshake import Credentials, ServerRefusal
 from txproxy.core.limits import Group
 from txproxy.core.listener import Listener
 from txproxy.core.pool import Pool
+from txproxy.core.release import Candidate
 from txproxy.core.session import Session
 from txproxy.core.stats import Stats
 from txproxy.core.transaction import BEGUN, OPEN
@@ -36,6 +37,7 @@ from txproxy.net.databases import Databases
 from txproxy.net.janitor import TICK, Janitor
 from txproxy.net.log import LOGGER
 from txproxy.net.metrics import Metrics
+from txproxy.net.monitor import Monitor
 from txproxy.wire import encode
 
 _CANCELS_TAKE: Final = 2.0  # seconds at most, at the end
@@ -77,6 +79,7 @@ class Server:
         self.tls = _contexts(config)
         self.tcp = config.tcp
         self.authenticator = Authenticator(self)
+        self.monitor = Monitor(self)
         self.admin = Admin(self)
         self.janitor = Janitor(self)
         self.metrics = Metrics(self)
@@ -106,6 +109,9 @@ class Server:
     @property
     def log_statement_literals(self) -> bool:
         return self.config.log_statement_literals
+
+    def ask_about(self, pool: Pool, candidates: list[Candidate]) -> None:
+        self.monitor.ask(pool, candidates)
 
     def claimed(self, pool: Pool, names: tuple[str, ...], claim: Claim) -> None:
         self._by_server.claimed(pool, names, claim)
@@ -223,6 +229,7 @@ class Server:
         for task in list(self._tasks):
             task.cancel()
         await self.authenticator.close()
+        await self.monitor.close()
         await self._cancels_are_sent()
         for backend in self._backends():
             backend.close("shutdown")
