@@ -56,6 +56,8 @@ FROM pg_catalog.pg_stat_activity
 WHERE pid = ANY ($1::int[])
 """
 
+_UNKNOWN: Final = "the server does not know its backend, or does not say"
+
 
 def _sleepers(pool: Pool, now: float) -> list[Candidate]:
     """Those whose clients have slept in transactions for a while, where that matters."""
@@ -207,10 +209,35 @@ class _Asker:
             self._known_at = clock()
         left = [each for each in candidates if not self._judged(each)]
         began = clock()
-        left = await self._without(left, catalog.activity)
-        if left:
-            await self._look_at_locks(left)
+        left = await self._idle(left)
+        await self._look_at_locks(left)
         return clock() - began
+
+    async def _idle(self, candidates: list[Candidate]) -> list[Candidate]:
+        """Those that have no transaction id and no snapshot."""
+        if not candidates:
+            return []
+        said = await catalog.activity(self.connection, [each.pid for each in candidates])
+        for each in candidates:
+            each.why = said.get(each.pid, _UNKNOWN)
+        return [each for each in candidates if not each.why]
+
+    async def _look_at_locks(self, candidates: list[Candidate]) -> None:
+        if not candidates:
+            return
+        said = await catalog.locks(self.connection, [each.pid for each in candidates])
+        read: dict[int, set[int]] = {}
+        for each in candidates:
+            found = said.get(each.pid, _UNKNOWN)
+            if isinstance(found, str):
+                each.why = found
+            else:
+                read[each.pid] = found
+        unknown = self._relations.unknown(set().union(*read.values()))
+        if unknown:
+            self._relations.learn(await catalog.relations(self.connection, unknown))
+        for each in candidates:
+            each.why = each.why or self._relations.why(read[each.pid])
 
     async def _connect(self, clock: Callable[[], float]) -> None:
         self.used_at = clock()
@@ -247,5 +274,6 @@ class _Asker:
         known = self.pool.watch.catalog
         assert known is not None
         allowed = candidate.session.settings.early_release_functions
-        candidate.why = eligible.judge(candidate.texts, known, allowed)
+        conforming = candidate.session.strings_conform
+        candidate.why = eligible.judge(candidate.texts, known, allowed, conforming)
         return bool(candidate.why)
