@@ -25,7 +25,6 @@ from txproxy.wire.codes import BIND, EXECUTE, IN_TRANSACTION
 
 if TYPE_CHECKING:
     from txproxy.core.backend import Backend
-    from txproxy.core.eligible import Catalog
     from txproxy.core.exchange import Exchange
     from txproxy.core.pool import Pool
     from txproxy.core.session import Session
@@ -94,14 +93,12 @@ class Said:
 class Watch:
     """What a pool knows of its server for this.
 
-    catalog     of its database; None: not known yet
     isolation, read_only   what a session's transactions are by default
     next_at     when the server may be asked again, by the exact clock
     trouble     why it could not be asked
     """
 
     def __init__(self) -> None:
-        self.catalog: Catalog | None = None
         self.isolation = ""
         self.read_only = ""
         self.asking = False

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from txproxy.backends import asking, catalog
 from txproxy.config import PoolSettings
-from txproxy.core import eligible, endings, release
+from txproxy.core import endings, release
 from txproxy.core.pool import Pool
 from txproxy.core.pressure import Harm
 from txproxy.core.release import Candidate
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _NAME: Final = "txproxy monitor"
 _SLEEPS: Final = 1.0  # seconds in a transaction before the server is asked whom that harms
 _IDLE: Final = 60.0  # seconds that a connection stays without being asked
-_FRESH: Final = 60.0  # seconds that a database's catalog is taken for the truth
+_FRESH: Final = 10.0  # seconds that defaults of sessions are taken for the truth
 _PATIENCE: Final = 5.0  # seconds for an answer
 _PAUSE: Final = 30.0  # seconds until a server that could not be asked is asked again
 
@@ -55,8 +55,6 @@ SELECT pid,
 FROM pg_catalog.pg_stat_activity
 WHERE pid = ANY ($1::int[])
 """
-
-_UNKNOWN: Final = "the server does not know its backend, or does not say"
 
 
 def _sleepers(pool: Pool, now: float) -> list[Candidate]:
@@ -195,55 +193,38 @@ class _Asker:
         self.settings = settings
         self.connection: Any = None
         self.used_at = 0.0
-        self._known_at = 0.0
-        self._relations = eligible.Relations()
+        self._learned_at = -_FRESH
+        self._knowledge: dict[tuple[str, ...], catalog.Knowledge] = {}
 
     async def ask(self, candidates: list[Candidate], clock: Callable[[], float]) -> float:
-        """Give each that may not be released its `why`; the seconds that the server worked.
+        """Give each that may not be released its `why`; the seconds that this took.
 
         Raises whatever asyncpg raises.
         """
         await self._connect(clock)
-        if not self._known_at or clock() - self._known_at > _FRESH:
+        if clock() - self._learned_at > _FRESH:
             await self._learn()
-            self._known_at = clock()
-        left = [each for each in candidates if not self._judged(each)]
+            self._learned_at = clock()
         began = clock()
-        left = await self._idle(left)
-        await self._look_at_locks(left)
+        by_allowed: dict[tuple[str, ...], list[Candidate]] = {}
+        for each in candidates:
+            allowed = each.session.settings.early_release_functions
+            by_allowed.setdefault(allowed, []).append(each)
+        for allowed, alike in by_allowed.items():
+            knowledge = self._knowledge.setdefault(allowed, catalog.Knowledge(allowed))
+            said = {
+                each.pid: catalog.Candidate(each.texts, each.session.strings_conform)
+                for each in alike
+            }
+            found = await knowledge.judge(self.connection, said)
+            for each in alike:
+                each.why = found[each.pid]
         return clock() - began
-
-    async def _idle(self, candidates: list[Candidate]) -> list[Candidate]:
-        """Those that have no transaction id and no snapshot."""
-        if not candidates:
-            return []
-        said = await catalog.activity(self.connection, [each.pid for each in candidates])
-        for each in candidates:
-            each.why = said.get(each.pid, _UNKNOWN)
-        return [each for each in candidates if not each.why]
-
-    async def _look_at_locks(self, candidates: list[Candidate]) -> None:
-        if not candidates:
-            return
-        said = await catalog.locks(self.connection, [each.pid for each in candidates])
-        read: dict[int, set[int]] = {}
-        for each in candidates:
-            found = said.get(each.pid, _UNKNOWN)
-            if isinstance(found, str):
-                each.why = found
-            else:
-                read[each.pid] = found
-        unknown = self._relations.unknown(set().union(*read.values()))
-        if unknown:
-            self._relations.learn(await catalog.relations(self.connection, unknown))
-        for each in candidates:
-            each.why = each.why or self._relations.why(read[each.pid])
 
     async def _connect(self, clock: Callable[[], float]) -> None:
         self.used_at = clock()
         if self.connection is None:
             self.connection = await asking.connect(self.settings, _NAME)
-            self._known_at = 0.0
 
     async def ask_for_harm(self, sleepers: list[Candidate], clock: Callable[[], float]) -> None:
         """Tell each backend whom its transaction harms. Raises whatever asyncpg raises."""
@@ -257,23 +238,11 @@ class _Asker:
 
     async def _learn(self) -> None:
         watch = self.pool.watch
-        watch.catalog = await catalog.load(self.connection)
-        self._relations = eligible.Relations()
         user = self.pool.settings.server_user
         unknown = bool(self.pool.settings.connect_query)  # it may set them, too
-        for name in ("isolation", "read_only"):
-            value = "" if unknown else await self._default(f"default_transaction_{name}", user)
-            setattr(watch, name, value)
+        watch.isolation = "" if unknown else await self._default("isolation", user)
+        watch.read_only = "" if unknown else await self._default("read_only", user)
 
-    async def _default(self, name: str, user: str) -> str:
-        value: str = await self.connection.fetchval(_DEFAULT, name, user)
+    async def _default(self, what: str, user: str) -> str:
+        value: str = await self.connection.fetchval(_DEFAULT, f"default_transaction_{what}", user)
         return value
-
-    def _judged(self, candidate: Candidate) -> bool:
-        """Whether what it has said is enough to refuse it."""
-        known = self.pool.watch.catalog
-        assert known is not None
-        allowed = candidate.session.settings.early_release_functions
-        conforming = candidate.session.strings_conform
-        candidate.why = eligible.judge(candidate.texts, known, allowed, conforming)
-        return bool(candidate.why)
