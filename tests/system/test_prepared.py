@@ -853,16 +853,20 @@ def test_pipeline_mode(place: Place) -> None:
         place.assert_unpinned()
 
 
+def fail_and_go_on(client: psycopg.Connection[Any], pipeline: psycopg.Pipeline) -> None:
+    """It may have read the error already when the next statement is said."""
+    client.execute("SELECT 1 / %s::int", [0])
+    client.execute("SELECT %s::int + 2", [2])
+    pipeline.sync()
+
+
 def test_an_error_in_pipeline_mode(place: Place) -> None:
     with place.connect(autocommit=True) as one, place.connect(autocommit=True) as other:
         for client in (one, other, one):
             with client.pipeline() as pipeline:
                 first = client.execute("SELECT %s::int", [1])
-                # it may have read the error already when the next is said
                 with pytest.raises(psycopg.errors.DivisionByZero):
-                    client.execute("SELECT 1 / %s::int", [0])
-                    client.execute("SELECT %s::int + 2", [2])
-                    pipeline.sync()
+                    fail_and_go_on(client, pipeline)
                 with contextlib.suppress(psycopg.errors.PipelineAborted):
                     pipeline.sync()
                 after = client.execute("SELECT %s::int + 3", [3])
