@@ -103,14 +103,32 @@ def test_in_the_extended_protocol() -> None:
     world, client, backend = scene()
     client.sends(query("BEGIN"), unit("SELECT 1"))
     backend.says(*BEGUN, PARSED, BOUND, row("1"), done("SELECT 1"), ready("T"))
+    client.got()
+    backend.got()
+    assert not looks(world)
+    assert backend.got() == ["C P:", "S"]  # its portal holds a snapshot
+    backend.says(CLOSED, ready("T"))
     sleeps(world)
     assert world.asked_about[0].texts == [b"SELECT 1"]
     world.answers()
     backend.got()
     backend.says(done("COMMIT"), ready())
-    client.got()
+    assert client.got() == []
     client.sends(unit("SELECT 2"))
     assert backend.got() == [AGAIN, "B :", "E", "C P:", "P :SELECT 2", "B :", "E", "S"]
+
+
+def test_who_speaks_while_its_portal_is_closed_goes_on() -> None:
+    world, client, backend = scene()
+    client.sends(query("BEGIN"), unit("SELECT 1"))
+    backend.says(*BEGUN, PARSED, BOUND, row("1"), done("SELECT 1"), ready("T"))
+    client.got()
+    backend.got()
+    assert not looks(world)
+    client.sends(unit("SELECT 2"))
+    assert backend.got() == ["C P:", "S", "P :SELECT 2", "B :", "E", "S"]
+    backend.says(CLOSED, ready("T"), PARSED, BOUND, row("2"), done("SELECT 1"), ready("T"))
+    assert client.got() == ["1", "2", "D 2", "C SELECT 1", "Z T"]
 
 
 def test_it_is_released_again() -> None:

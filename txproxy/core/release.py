@@ -20,12 +20,13 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from txproxy.core import endings, transaction
+from txproxy.core.exchange import Exchange
 from txproxy.core.transaction import OPEN
-from txproxy.wire.codes import BIND, EXECUTE, IN_TRANSACTION
+from txproxy.wire import encode
+from txproxy.wire.codes import BIND, CLOSE, EXECUTE, IN_TRANSACTION, SYNC
 
 if TYPE_CHECKING:
     from txproxy.core.backend import Backend
-    from txproxy.core.exchange import Exchange
     from txproxy.core.pool import Pool
     from txproxy.core.session import Session
 
@@ -47,16 +48,18 @@ class Said:
     """What was said in the transaction that is open: `begin`, then each text once.
 
     why   it cannot be released, whatever else there is; "" if it may
+    portal      the unnamed one was run, and stays on the server with its snapshot
     looked_at   the session's `active_at` when it was last looked at, with `found` for an answer
     """
 
-    __slots__ = ("begin", "found", "looked_at", "size", "texts", "why")
+    __slots__ = ("begin", "found", "looked_at", "portal", "size", "texts", "why")
 
     def __init__(self, begin: bytes) -> None:
         self.begin = begin
         self.texts: dict[bytes, None] = {}
         self.size = 0
         self.why = ""
+        self.portal = False
         self.looked_at = -1.0
         self.found = ""
 
@@ -77,6 +80,7 @@ class Said:
 
     def executes(self, head: bytes) -> None:
         """An Execute whose body begins so."""
+        self.portal = True
         if head != _RUNS:
             self.refuse("it fetches from a portal")
 
@@ -158,7 +162,25 @@ def _may_be(session: "Session", now: float) -> bool:
     why = obstacle(session)
     if why:
         refuse(session, why)
+    elif said.portal:
+        _close_portal(session, said)
+        return False
     return not why
+
+
+def _close_portal(session: "Session", said: Said) -> None:
+    """The unnamed portal has been run to its end, and nobody needs it: without it the server has no
+    snapshot of this transaction. A Close leaves the rest of it as it is. Looked at again then.
+    """
+    backend = session.backend
+    assert backend is not None
+    said.portal = False
+    unit = Exchange(CLOSE, False)
+    unit.owed.append(SYNC)
+    unit.open = False
+    unit.purpose = "Close of a portal"
+    backend.fifo.exchanges.append(unit)
+    backend.port.write(encode.CLOSE_UNNAMED_PORTAL + encode.SYNC)
 
 
 def obstacle(session: "Session") -> str:
@@ -199,7 +221,7 @@ def terms(session: "Session") -> bytes:
     if len(modes) > 1:
         return b""
     if modes:
-        return AGAIN + modes[0].upper()
+        return AGAIN + (b"ONLY" if modes[0] == b"only" else b"WRITE")
     read_only = wanted.get("default_transaction_read_only", watch.read_only)
     if read_only not in ("on", "off"):
         return b""
