@@ -239,10 +239,19 @@ def refuse(session: "Session", why: str) -> None:
     said.found = why
 
 
+def not_answered(pool: "Pool", why: str, pause: float) -> None:
+    """The server could not be asked; it is again after so many seconds."""
+    watch = pool.watch
+    watch.asking = False
+    watch.trouble = why
+    watch.next_at = pool.outside.clock() + pause
+
+
 def answered(pool: "Pool", candidates: list[Candidate], took: float) -> None:
     """The server was asked: `why` of each says why not, or nothing. It took so many seconds."""
     watch = pool.watch
     watch.asking = False
+    watch.trouble = ""
     watch.next_at = pool.outside.clock() + _RESTS * took
     for candidate in candidates:
         session = candidate.session

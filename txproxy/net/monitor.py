@@ -5,7 +5,7 @@ would destroy what it has there. It is opened when it is needed and closed a min
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,8 +25,8 @@ _NAME: Final = "txproxy monitor"
 _SLEEPS: Final = 1.0  # seconds in a transaction before the server is asked whom that harms
 _IDLE: Final = 60.0  # seconds that a connection stays without being asked
 _FRESH: Final = 10.0  # seconds that defaults of sessions are taken for the truth
-_PATIENCE: Final = 5.0  # seconds for an answer
-_PAUSE: Final = 30.0  # seconds until a server that could not be asked is asked again
+_PATIENCE: Final = 15.0  # seconds for an answer
+_PAUSE: Final = 10.0  # seconds until a server that could not be asked is asked again
 
 # What a session of this role finds in this database, unless it says otherwise.
 _DEFAULT: Final = """
@@ -93,28 +93,24 @@ class Monitor:
 
     async def _ask(self, pool: Pool, candidates: list[Candidate]) -> None:
         asker = self._asker(pool)
-        took = 0.0
         try:
             async with asyncio.timeout(_PATIENCE):
                 took = await asker.ask(candidates, self._server.clock)
-            pool.watch.trouble = ""
         except Exception as error:
-            self._failed(pool, asker, candidates, error)
-            took = _PAUSE
-        release.answered(pool, candidates, took)
+            self._failed(pool, asker, error)
+        else:
+            release.answered(pool, candidates, took)
 
     async def _ask_for_harm(self, pool: Pool, sleepers: list[Candidate]) -> None:
-        watch = pool.watch
-        watch.asking = True
+        pool.watch.asking = True
         asker = self._asker(pool)
         try:
             async with asyncio.timeout(_PATIENCE):
                 await asker.ask_for_harm(sleepers, self._server.clock)
         except Exception as error:
-            self._failed(pool, asker, (), error)
-            watch.next_at = self._server.clock() + _PAUSE
-        finally:
-            watch.asking = False
+            self._failed(pool, asker, error)
+        else:
+            pool.watch.asking = False
 
     def _asker(self, pool: Pool) -> "_Asker":
         asker = self._askers.get(pool)
@@ -134,13 +130,9 @@ class Monitor:
                 return replace(asks.server, dbname=own.dbname)
         return own
 
-    def _failed(
-        self, pool: Pool, asker: "_Asker", candidates: Sequence[Candidate], error: Exception
-    ) -> None:
+    def _failed(self, pool: Pool, asker: "_Asker", error: Exception) -> None:
         why = str(error) or type(error).__name__
-        pool.watch.trouble = f"the server could not be asked: {why}"
-        for candidate in candidates:
-            candidate.why = pool.watch.trouble
+        release.not_answered(pool, f"the server could not be asked: {why}", _PAUSE)
         self._forget(pool, asker)
         self._server.event("monitoring failed", {"pool": pool.name, "why": why})
 
