@@ -249,7 +249,8 @@ FROM pg_catalog.pg_stat_get_activity(NULL) WHERE pid = ANY ($1) AND datid = (
 _LOCKS: Final = _sql("""
 SELECT pid,
     pg_catalog.min(pg_catalog.concat(mode, ' on a ', locktype)) FILTER (WHERE NOT is_fine),
-    (pg_catalog.array_agg(DISTINCT relation) FILTER (WHERE is_fine))[1:$2]
+    (pg_catalog.array_agg(DISTINCT relation) FILTER (WHERE is_fine))[1:$2],
+    pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp())
 FROM (SELECT pid, mode, locktype, relation, granted AND (
         (locktype = 'relation' AND mode = 'AccessShareLock')
         OR (locktype = 'virtualxid' AND mode = 'ExclusiveLock')) AS is_fine
@@ -277,20 +278,25 @@ async def activity(connection: Any, pids: Collection[int]) -> dict[int, str]:
     return found
 
 
-async def locks(connection: Any, pids: Collection[int]) -> dict[int, str | set[int]]:
-    """For each backend why its locks do not let it go, or the oids of what it has read.
+async def locks(connection: Any, pids: Collection[int]) -> tuple[dict[int, str | set[int]], float]:
+    """For each backend why its locks do not let it go, or the oids of what it has read; and how
+    many seconds the server took.
 
     Not cheap: the server goes through the locks of all backends.
     """
     found: dict[int, str | set[int]] = dict.fromkeys(pids, _UNSAID)
-    for pid, other, read in await connection.fetch(_LOCKS, list(pids), _RELATIONS_LIMIT + 2):
+    took = 0.0
+    for pid, other, read, seconds in await connection.fetch(
+        _LOCKS, list(pids), _RELATIONS_LIMIT + 2
+    ):
         if other is not None:
             found[pid] = f"it holds a lock: {other}"
         elif len(read) > _RELATIONS_LIMIT + 1:
             found[pid] = f"it has read more than {_RELATIONS_LIMIT} relations"
         else:
             found[pid] = set(read) - {None}
-    return found
+        took = max(took, seconds)
+    return found, took
 
 
 # All of it.
@@ -310,6 +316,7 @@ class Knowledge:
         self.allowed = frozenset(allowed)
         self.catalog: Catalog | None = None
         self.relations = Relations()
+        self.took = 0.0  # seconds that the server took to look at its locks, the last time
 
     async def refreshed(self, connection: Any) -> Catalog:
         """The catalog as it is now; the relations are forgotten if anything has changed."""
@@ -329,7 +336,7 @@ class Knowledge:
             for pid, said in candidates.items()
         }
         found.update(await activity(connection, _left(found)))
-        held = await locks(connection, _left(found))
+        held, self.took = await locks(connection, _left(found))
         read = {pid: oids for pid, oids in held.items() if not isinstance(oids, str)}
         found.update({pid: why for pid, why in held.items() if isinstance(why, str)})
         unknown = self.relations.unknown({oid for oids in read.values() for oid in oids})
