@@ -7,6 +7,7 @@ lives wherever the protocol allows it, with an honest error in place of its next
 from typing import TYPE_CHECKING, Final
 
 from txproxy.core import state, transaction
+from txproxy.core.offenders import REAPED, WOULD_REAP
 from txproxy.core.transaction import BEGUN, FAILED, NONE, OPEN
 from txproxy.wire import encode, sql
 from txproxy.wire.codes import (
@@ -159,7 +160,8 @@ def reap(session: "Session", why: str) -> None:
     if session.ours.action == "report" and why != REAP:
         _report(session, why)
         return
-    session.pool.outside.event("reaped", {"why": why, **_times(session), **about(session)})
+    fields = {"why": why, **_times(session), **about(session)}
+    session.pool.outside.left_open(session, REAPED, fields)
     if why == "transaction_timeout":
         session.stats.transaction_timeouts += 1
     if session.ours.action == "disconnect" or half:
@@ -208,7 +210,8 @@ def _let_go(session: "Session", backend: "Backend", cancel: bool) -> None:
 def _report(session: "Session", why: str) -> None:
     session.stats.would_reap += 1
     session.active_at = session.pool.outside.now
-    session.pool.outside.event("would reap", {"why": why, **_times(session), **about(session)})
+    fields = {"why": why, **_times(session), **about(session)}
+    session.pool.outside.left_open(session, WOULD_REAP, fields)
 
 
 def _times(session: "Session") -> dict[str, object]:

@@ -45,7 +45,7 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
     ),
     "TRANSACTIONS": columns(
         "id database:text user:text addr:text application_name:text state:text transaction_ms"
-        " idle_ms remote_pid statement:text tags:text"
+        " idle_ms remote_pid statement:text tags:text process:text"
     ),
     "REAPED": columns(
         "time:text why:text database:text user:text addr:text application_name:text transaction_ms"
@@ -215,6 +215,7 @@ def _transaction(session: "Session", view: View) -> Row:
         backend.port.pid,
         str(said["statement"]) if view.texts else None,
         tags_text(said) if view.texts else None,
+        view.server.process(session) if view.texts else None,
     )
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from txproxy.net.server import Server
 
 _LABELS: Final = ("database", "user")
+_OFFENDERS: Final = 20  # the worst; each is three labels and two series
 _AT_ONCE: Final = 200  # samples: 2 ms or so, in which no client is served
 
 COUNTERS: Final = {
@@ -135,6 +136,7 @@ def collect(server: "Server") -> Iterator[Metric]:
     yield from _counters(rows)
     yield from _histograms(rows)
     yield from _pools(server)
+    yield from _offenders(server)
     yield from _proxy(server)
     yield from ProcessCollector(registry=None).collect()
 
@@ -225,6 +227,28 @@ def _pools(server: "Server") -> Iterator[Metric]:
         }.items():
             plain[name].add_metric(names, value)
     yield from (clients, backends, pinned, *plain.values())
+
+
+def _offenders(server: "Server") -> Iterator[Metric]:
+    """By the tags that say which code it was: there are as many as the code has places. Statements
+    and names that clients make up stay in the console; who has no tags is counted by database and
+    user.
+    """
+    times: Counter[tuple[str, str, str]] = Counter()
+    seconds: dict[tuple[str, str, str], float] = {}
+    for each in server.offenders.worst():
+        labels = (_legible(each.database), _legible(each.user), _legible(each.tags))
+        times[labels] += each.times
+        seconds[labels] = seconds.get(labels, 0.0) + each.held
+    worst = sorted(seconds, key=lambda labels: seconds[labels], reverse=True)[:_OFFENDERS]
+    for name, meaning, found in (
+        ("offender_transactions", "Transactions that the worst offenders have left open.", times),
+        ("offender_idle_seconds", "How long these were idle.", seconds),
+    ):
+        family = CounterMetricFamily(f"txproxy_{name}", meaning, labels=(*_LABELS, "tags"))
+        for labels in worst:
+            family.add_metric(labels, found[labels])
+        yield family
 
 
 def _proxy(server: "Server") -> Iterator[Metric]:
