@@ -1,5 +1,6 @@
 """Whose code leaves transactions open: what tells one from another, and which are kept."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from hypothesis import given
@@ -24,7 +25,7 @@ FIELDS: Final[dict[str, object]] = {
 }
 
 
-def counted(*each: dict[str, object]) -> list[Offender]:
+def counted(*each: Mapping[str, object]) -> list[Offender]:
     """Each of these, in that order and a second apart, reaped."""
     offenders = Offenders()
     for time, fields in enumerate(each):
@@ -32,7 +33,7 @@ def counted(*each: dict[str, object]) -> list[Offender]:
     return offenders.worst()
 
 
-def one(*each: dict[str, object]) -> Offender:
+def one(*each: Mapping[str, object]) -> Offender:
     [found] = counted(*each)
     return found
 
@@ -72,6 +73,7 @@ def test_what_the_log_is_told_is_counted() -> None:
     client.sends(query("SELECT 1 /*route='/pay',traceparent='00-1'*/"))
     backend.says(selected("1", "T"))
     client.got()
+    backend.got()
     reap(world, client, backend)
     [fields] = world.said("reaped")
     offenders = Offenders()
