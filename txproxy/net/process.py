@@ -180,7 +180,7 @@ def _script(words: list[str]) -> list[str]:
             return [word] if word else []
         elif not word.startswith("--"):
             flags = _FLAGS.fullmatch(word)
-            if flags is None:
+            if flags is None or (flags[3] and not flags[2]):
                 return []
             if flags[2] == "c":
                 return ["-c"]

@@ -58,12 +58,13 @@ def spellings(_request: HttpRequest) -> HttpResponse:
 def many(_request: HttpRequest) -> HttpResponse:
     """executemany, and a cursor of the server's: DECLARE is our statement, FETCH the driver's."""
     with connection.cursor() as cursor:
-        text = "INSERT INTO django_site_account (name, balance) SELECT query, %s"
+        text = "INSERT INTO django_site_account (name, balance) SELECT right(query, 90), %s"
         cursor.executemany(text + FROM + " AND '%%' = '%%'", [(0,)])
     with transaction.atomic():
         found = Account.objects.iterator()
         name = next(found).name
         declared = sent("SELECT statement FROM pg_cursors")
+        found.close()
     return HttpResponse(BETWEEN.join((name, declared)))
 
 
@@ -75,6 +76,7 @@ def streamed(_request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(pieces())
 
 
+@transaction.non_atomic_requests(using="atomic")  # type: ignore[untyped-decorator]
 async def streamed_async(_request: HttpRequest) -> StreamingHttpResponse:
     async def pieces() -> AsyncIterator[str]:
         yield await sync_to_async(sent)()
@@ -83,6 +85,7 @@ async def streamed_async(_request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(pieces())
 
 
+@transaction.non_atomic_requests(using="atomic")  # type: ignore[untyped-decorator]
 async def awaited(_request: HttpRequest) -> HttpResponse:
     """The database is another thread's, which asgiref hands the context."""
     return HttpResponse(await sync_to_async(sent)())
@@ -131,5 +134,5 @@ urlpatterns: list[Any] = [
     path("wrapped", wrapped),
     path("asleep", asleep),
     # in which somebody tries to end the comment, and the statement
-    re_path(r"^'?attack%s(?:\*/; DROP TABLE django_site_account; --)?$", plain),
+    re_path(r"^'?a%s(?:\*/; DROP TABLE a; --)?$", plain),
 ]

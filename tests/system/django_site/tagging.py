@@ -6,6 +6,7 @@ Under WSGI, in this thread, and under ASGI, where views and the database are in 
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
+from urllib.parse import unquote
 
 from django.core.handlers.asgi import ASGIHandler
 from django.core.signals import request_finished
@@ -44,7 +45,7 @@ async def get_async(path: str, **headers: str) -> str:
         "type": "http",
         "http_version": "1.1",
         "method": "GET",
-        "path": path,
+        "path": unquote(path),
         "raw_path": path.encode(),
         "query_string": b"",
         "headers": [(b"host", b"testserver")]
@@ -123,8 +124,8 @@ def check(get: Getter) -> None:
 
 
 def attacks(get: Getter) -> None:
-    for path in ("'attack%s", "attack%s*/; DROP TABLE django_site_account; --"):
-        route = r"^'?attack%s(?:\*/; DROP TABLE django_site_account; --)?$"
+    for path in ("'a%s", "a%s*/; DROP TABLE a; --"):
+        route = r"'?a%s(?:\*/; DROP TABLE a; --)?$"
         assert_tagged(get(f"/tagged/{path.replace('%', '%25')}"), "plain", route)
     assert Account.objects.count() == 0
 
