@@ -18,6 +18,7 @@ from txproxy.wire.codes import (
     IN_TRANSACTION,
     PARSE,
     QUERY,
+    SHOWN_LIMIT,
     SYNC,
 )
 from txproxy.wire.messages import int32
@@ -120,15 +121,25 @@ def _cancel_head(session: "Session", backend: "Backend", why: str) -> None:
     backend.cancel()
 
 
+def _last_statement(session: "Session") -> tuple[bytes, bytes]:
+    """The beginning of what the client said last, and its end if it is longer than that."""
+    # Of a statement that was prepared before, all is there, and its parameters' types behind it.
+    text = session.statement.partition(b"\0")[0]
+    end = text[-SHOWN_LIMIT:] if len(text) > SHOWN_LIMIT else session.statement_end
+    return text[:SHOWN_LIMIT], end
+
+
 def _redacted(session: "Session") -> str:
     """The last statement's beginning without literals, and the comment at its end."""
-    return sql.redact(session.statement + session.statement_end)
+    beginning, end = _last_statement(session)
+    return sql.redact(beginning + end)
 
 
 def about(session: "Session") -> dict[str, object]:
     """Who a session is and what it last said, for the log."""
     literals = session.pool.outside.log_statement_literals
-    said = session.statement.decode("utf-8", "replace") if literals else _redacted(session)
+    beginning, end = _last_statement(session)
+    said = beginning.decode("utf-8", "replace") if literals else sql.redact(beginning + end)
     fields: dict[str, object] = {
         "database": session.settings.database,
         "user": session.user,
@@ -136,7 +147,7 @@ def about(session: "Session") -> dict[str, object]:
         "application_name": session.told.get("application_name", ""),
         "statement": said,
     }
-    tags = sql.tags(session.statement_end or session.statement)
+    tags = sql.tags(end or beginning)
     if tags:
         fields["tags"] = tags
     return fields
