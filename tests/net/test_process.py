@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Final, cast
 
@@ -91,24 +92,33 @@ def test_a_connection_that_is_gone_has_none() -> None:
 # A process.
 
 
+@contextmanager
+def running() -> Iterator[int]:
+    """A process that has begun."""
+    command = [sys.executable, "-c", "print(flush=True); input()", "secret"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.communicate(b"\n")
+
+
 def test_a_process_in_words() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()", "secret"], stdin=subprocess.PIPE) as it:
-        said = described(it.pid)
+    with running() as pid:
+        said = described(pid)
         now = time.time()
-        found = re.fullmatch(rf"{it.pid} since (.+) UTC: (.+)", said)
+        found = re.fullmatch(rf"{pid} since (.+) UTC: (.+)", said)
         assert found is not None
         assert found[2] == f"{sys.executable} -c"
-        began = time.strptime(found[1], "%Y-%m-%d %H:%M:%S")
-        assert abs(time.mktime(began) - time.timezone - now) < 60
-        assert described(it.pid, before=now + 1) == said
-        it.communicate(b"\n")
-    assert described(it.pid) == ""
+        began = datetime.fromisoformat(f"{found[1]}+00:00").timestamp()
+        assert abs(began - now) < 600
+        assert described(pid, before=now + 1).endswith(f": {sys.executable} -c")
+    assert described(pid) == ""
 
 
 def test_a_process_that_has_taken_over_a_number_is_not_named() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        assert described(process.pid, before=time.time() - 60) == ""
-        process.communicate(b"\n")
+    with running() as pid:
+        assert described(pid, before=time.time() - 600) == ""
 
 
 def test_there_is_no_such_process() -> None:

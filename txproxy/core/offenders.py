@@ -40,11 +40,13 @@ another one for each request (traceparent), or say nothing of it.
 _LONGEST: Final = 256  # letters of each value; clients choose them
 _DIGITS: Final = re.compile(r"[0-9]+")
 
-_Key = tuple[str, str, str, str, str]
+_Key = tuple[str, ...]
 
 
 class Offender:
-    """One piece of code. Times in seconds; `last_seen` since 1970."""
+    """One piece of code. Times in seconds; `last_seen` since 1970. What is not counted is that of
+    the last time.
+    """
 
     __slots__ = (
         "application_name",
@@ -62,10 +64,8 @@ class Offender:
         "would_reap",
     )
 
-    def __init__(self, database: str, user: str, tags: str) -> None:
-        self.database = database
-        self.user = user
-        self.tags = tags
+    def __init__(self, key: _Key, carried: float) -> None:
+        self.database, self.user, self.tags = key[:3]
         self.application_name = ""
         self.reaped = 0
         self.would_reap = 0
@@ -75,7 +75,18 @@ class Offender:
         self.last_seen = 0.0
         self.statement = ""
         self.process = ""
-        self.carried = 0.0  # the weight of the one whose place it has taken
+        self.carried = carried  # the weight of the one whose place it has taken
+
+    def count(self, how: str, seconds: float) -> None:
+        """One more, idle for so long."""
+        if how == REAPED:
+            self.reaped += 1
+        elif how == WOULD_REAP:
+            self.would_reap += 1
+        else:
+            self.released += 1
+        self.held += seconds
+        self.longest = max(self.longest, seconds)
 
     @property
     def times(self) -> int:
@@ -88,57 +99,58 @@ class Offender:
         return self.held + self.carried
 
 
-class Offenders:
-    """The worst since the start."""
+class Worst:
+    """The worst since the start, by keys that say what is told apart."""
 
     def __init__(self) -> None:
         self._known: dict[_Key, Offender] = {}
 
-    def count(self, time: float, how: str, fields: Mapping[str, object]) -> None:
-        """A transaction was left open: what the log is told of it (endings.about) at `time`,
-        seconds since 1970. `how` is REAPED, WOULD_REAP or RELEASED.
-        """
-        found = self._offender(fields)
-        if how == REAPED:
-            found.reaped += 1
-        elif how == WOULD_REAP:
-            found.would_reap += 1
-        else:
-            found.released += 1
-        idle = fields["idle_s"]
-        seconds = float(idle) if isinstance(idle, int | float) else 0.0
-        found.held += seconds
-        found.longest = max(found.longest, seconds)
-        found.last_seen = time
-        found.application_name = _value(fields, "application_name")
-        found.statement = _value(fields, "statement")
-        found.process = _value(fields, "process")
-
-    def _offender(self, fields: Mapping[str, object]) -> Offender:
-        tags = _code(fields)
-        # Numbers are those of savepoints, cursors and processes.
-        name = _DIGITS.sub("?", _value(fields, "application_name"))
-        statement = "" if tags else _DIGITS.sub("?", _value(fields, "statement"))
-        database = _value(fields, "database")
-        user = _value(fields, "user")
-        key = (database, user, name, tags, statement)
-        known = self._known.get(key)
-        if known is not None:
-            return known
-        made = Offender(database, user, tags)
-        if len(self._known) >= OFFENDERS_LIMIT:
-            made.carried = self._forget_least()
-        self._known[key] = made
-        return made
+    def count(self, key: _Key, how: str, seconds: float) -> Offender:
+        """One more of this key, whose first parts are database, user and tags."""
+        found = self._known.get(key)
+        if found is None:
+            carried = self._forget_least() if len(self._known) >= OFFENDERS_LIMIT else 0.0
+            found = self._known[key] = Offender(key, carried)
+        found.count(how, seconds)
+        return found
 
     def _forget_least(self) -> float:
         least = min(self._known.items(), key=_weight_of)
         del self._known[least[0]]
         return least[1].weight
 
-    def worst(self) -> list[Offender]:
+    def sorted(self) -> list[Offender]:
         """All that are known, who held the longest first."""
         return sorted(self._known.values(), key=_held, reverse=True)
+
+
+class Offenders:
+    """`code` are those of SHOW OFFENDERS. `tagged` is for metrics: by database, user and tags only,
+    which nobody makes up for each connection. A table of its own, for sums of the other's rows
+    would become less when one of them is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self.code = Worst()
+        self.tagged = Worst()
+
+    def count(self, time: float, how: str, fields: Mapping[str, object]) -> None:
+        """A transaction was left open: what the log is told of it (endings.about) at `time`,
+        seconds since 1970. `how` is REAPED, WOULD_REAP or RELEASED.
+        """
+        idle = fields["idle_s"]
+        seconds = float(idle) if isinstance(idle, int | float) else 0.0
+        tags = _code(fields)
+        owner = (_value(fields, "database"), _value(fields, "user"), tags)
+        self.tagged.count(owner, how, seconds)
+        # Numbers are those of savepoints, cursors and processes.
+        name = _DIGITS.sub("?", _value(fields, "application_name"))
+        statement = "" if tags else _DIGITS.sub("?", _value(fields, "statement"))
+        found = self.code.count((*owner, name, statement), how, seconds)
+        found.last_seen = time
+        found.application_name = _value(fields, "application_name")
+        found.statement = _value(fields, "statement")
+        found.process = _value(fields, "process")
 
 
 def _weight_of(item: tuple[_Key, Offender]) -> float:
@@ -173,7 +185,7 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
 
 
 def _offenders(view: View) -> list[Row]:
-    return [_row(offender, view.texts) for offender in view.server.offenders.worst()]
+    return [_row(offender, view.texts) for offender in view.server.offenders.code.sorted()]
 
 
 def _row(offender: Offender, texts: bool) -> Row:

@@ -234,21 +234,21 @@ def _offenders(server: "Server") -> Iterator[Metric]:
     and names that clients make up stay in the console; who has no tags is counted by database and
     user.
     """
-    times: Counter[tuple[str, str, str]] = Counter()
-    seconds: dict[tuple[str, str, str], float] = {}
-    for each in server.offenders.worst():
-        labels = (_legible(each.database), _legible(each.user), _legible(each.tags))
-        times[labels] += each.times
-        seconds[labels] = seconds.get(labels, 0.0) + each.held
-    worst = sorted(seconds, key=lambda labels: seconds[labels], reverse=True)[:_OFFENDERS]
-    for name, meaning, found in (
-        ("offender_transactions", "Transactions that the worst offenders have left open.", times),
-        ("offender_idle_seconds", "How long these were idle.", seconds),
-    ):
-        family = CounterMetricFamily(f"txproxy_{name}", meaning, labels=(*_LABELS, "tags"))
-        for labels in worst:
-            family.add_metric(labels, found[labels])
-        yield family
+    worst = server.offenders.tagged.sorted()[:_OFFENDERS]
+    labels = (*_LABELS, "tags")
+    times = CounterMetricFamily(
+        "txproxy_offender_transactions",
+        "Transactions that the worst offenders have left open.",
+        labels=labels,
+    )
+    seconds = CounterMetricFamily(
+        "txproxy_offender_idle_seconds", "How long these were idle.", labels=labels
+    )
+    for each in worst:
+        names = (_legible(each.database), _legible(each.user), _legible(each.tags))
+        times.add_metric(names, each.times)
+        seconds.add_metric(names, each.held)
+    yield from (times, seconds)
 
 
 def _proxy(server: "Server") -> Iterator[Metric]:
