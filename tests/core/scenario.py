@@ -449,6 +449,9 @@ class World:
     def defaults_changed(self, pool: Pool) -> None:
         pool.defaults_changed()
 
+    def left_open(self, session: Session, how: str, fields: dict[str, object]) -> None:
+        self.event(how, fields)
+
     def event(self, name: str, fields: dict[str, object]) -> None:
         self.events.append((name, fields))
 

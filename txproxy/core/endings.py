@@ -7,6 +7,7 @@ lives wherever the protocol allows it, with an honest error in place of its next
 from typing import TYPE_CHECKING, Final
 
 from txproxy.core import pressure, state, transaction
+from txproxy.core.offenders import REAPED, WOULD_REAP
 from txproxy.core.transaction import BEGUN, FAILED, NONE, OPEN
 from txproxy.wire import encode, sql
 from txproxy.wire.codes import (
@@ -17,6 +18,7 @@ from txproxy.wire.codes import (
     IN_TRANSACTION,
     PARSE,
     QUERY,
+    SHOWN_LIMIT,
     SYNC,
 )
 from txproxy.wire.messages import int32
@@ -123,15 +125,25 @@ def _cancel_head(session: "Session", backend: "Backend", why: str) -> None:
     backend.cancel()
 
 
+def _last_statement(session: "Session") -> tuple[bytes, bytes]:
+    """The beginning of what the client said last, and its end if it is longer than that."""
+    # Of a statement that was prepared before, all is there, and its parameters' types behind it.
+    text = session.statement.partition(b"\0")[0]
+    end = text[-SHOWN_LIMIT:] if len(text) > SHOWN_LIMIT else session.statement_end
+    return text[:SHOWN_LIMIT], end
+
+
 def _redacted(session: "Session") -> str:
     """The last statement's beginning without literals, and the comment at its end."""
-    return sql.redact(session.statement + session.statement_end)
+    beginning, end = _last_statement(session)
+    return sql.redact(beginning + end)
 
 
 def about(session: "Session") -> dict[str, object]:
     """Who a session is and what it last said, for the log."""
     literals = session.pool.outside.log_statement_literals
-    said = session.statement.decode("utf-8", "replace") if literals else _redacted(session)
+    beginning, end = _last_statement(session)
+    said = beginning.decode("utf-8", "replace") if literals else sql.redact(beginning + end)
     fields: dict[str, object] = {
         "database": session.settings.database,
         "user": session.user,
@@ -139,7 +151,7 @@ def about(session: "Session") -> dict[str, object]:
         "application_name": session.told.get("application_name", ""),
         "statement": said,
     }
-    tags = sql.tags(session.statement_end or session.statement)
+    tags = sql.tags(end or beginning)
     if tags:
         fields["tags"] = tags
     return fields
@@ -163,7 +175,8 @@ def reap(session: "Session", why: str) -> None:
     if session.ours.action == "report" and why != REAP:
         _report(session, why)
         return
-    session.pool.outside.event("reaped", {"why": why, **_times(session), **about(session)})
+    fields = {"why": why, **_times(session), **about(session)}
+    session.pool.outside.left_open(session, REAPED, fields)
     if why == "transaction_timeout":
         session.stats.transaction_timeouts += 1
     if session.ours.action == "disconnect" or half:
@@ -212,7 +225,8 @@ def _let_go(session: "Session", backend: "Backend", cancel: bool) -> None:
 def _report(session: "Session", why: str) -> None:
     session.stats.would_reap += 1
     session.active_at = session.pool.outside.now
-    session.pool.outside.event("would reap", {"why": why, **_times(session), **about(session)})
+    fields = {"why": why, **_times(session), **about(session)}
+    session.pool.outside.left_open(session, WOULD_REAP, fields)
 
 
 def _times(session: "Session") -> dict[str, object]:

@@ -123,6 +123,11 @@ class PoolPort(Protocol):
     def defaults_changed(self, pool: "Pool") -> None:
         """What sessions on `pool`'s server begin with has changed."""
 
+    def left_open(self, session: "Session", how: str, fields: dict[str, object]) -> None:
+        """A transaction was left open, and `how` says what became of it (see offenders.py): a line
+        for the log, and one more for SHOW OFFENDERS.
+        """
+
     def event(self, name: str, fields: dict[str, object]) -> None:
         """One line for the log."""
 

@@ -26,6 +26,7 @@ from txproxy.wire.codes import (
     IN_FAILED,
     PARSE,
     QUERY,
+    SHOWN_LIMIT,
     SYNC,
     TERMINATE,
 )
@@ -59,7 +60,6 @@ _JUDGED_LENGTH: Final = 2048  # bytes of a text whose judgement is remembered
 _JUDGED_LIMIT: Final = 1000  # texts
 _judged: dict[bytes, sql.Judgement] = {}
 _B, _S, _T = b"bst"  # the first letters of BEGIN and START
-_LINE: Final = 256  # bytes kept of a statement, for the log
 _OF_STATEMENT: Final = 0x53  # S: what a Describe or Close names is a statement, not a portal
 
 
@@ -157,8 +157,8 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
         _note(session, judged, exchange, text)
     if end > len(data):
         state.scan(session, data[i:])
-    session.statement = text[:_LINE]
-    session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
+    session.statement = text[:SHOWN_LIMIT]
+    session.statement_end = text[-SHOWN_LIMIT:] if len(text) > SHOWN_LIMIT else b""
     session.unnamed = False
     session.names.unnamed = b""
     backend.prepared.unnamed = b""
@@ -427,8 +427,8 @@ def _parse(session: "Session", backend: "Backend", data: bytes, i: int, end: int
         state.scan(session, data[i:])
     if session.said is not None:
         session.said.say(text if whole else _NOT_WHOLE)
-    session.statement = text[:_LINE]
-    session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
+    session.statement = text[:SHOWN_LIMIT]
+    session.statement_end = text[-SHOWN_LIMIT:] if len(text) > SHOWN_LIMIT else b""
     if name_end == i + 5:
         return _parse_unnamed(session, backend, data[i:end], judged)
     name = data[i + 5 : name_end] if name_end >= 0 else b""
@@ -570,6 +570,8 @@ def _bind(session: "Session", backend: "Backend", data: bytes, i: int) -> int:
     assert exchange is not None
     statements.use(exchange, statement, data, i)
     _bound(session, statement.judged, exchange, statement)
+    session.statement = statement.body
+    session.statement_end = b""
     length = int32(data, i + 1) + len(statement.name) - len(name)
     head = b"B" + length.to_bytes(4, "big") + data[i + 5 : portal_end + 1]
     session.replacement = ahead + head + statement.name
@@ -642,6 +644,8 @@ def _of_unnamed(session: "Session", backend: "Backend", kind: int, i: int) -> in
         _bound(session, judged, exchange, None, text)
         if session.said is not None:
             session.said.say(text)
+        session.statement = text
+        session.statement_end = b""
     if not ahead:
         return FORWARD
     session.replacement = ahead

@@ -45,7 +45,7 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
     ),
     "TRANSACTIONS": columns(
         "id database:text user:text addr:text application_name:text state:text transaction_ms"
-        " idle_ms remote_pid statement:text tags:text held_by:text blocks xmin_age"
+        " idle_ms remote_pid statement:text tags:text held_by:text blocks xmin_age process:text"
     ),
     "REAPED": columns(
         "time:text why:text database:text user:text addr:text application_name:text transaction_ms"
@@ -218,6 +218,7 @@ def _transaction(session: "Session", view: View) -> Row:
         release.why_held(session) if view.texts else None,
         pressure.found(session).blocks,
         pressure.found(session).xmin_age,
+        view.server.process(session) if view.texts else None,
     )
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from txproxy.net.server import Server
 
 _LABELS: Final = ("database", "user")
+_OFFENDERS: Final = 20  # the worst; each is three labels and two series
 _AT_ONCE: Final = 200  # samples: 2 ms or so, in which no client is served
 
 COUNTERS: Final = {
@@ -151,6 +152,7 @@ def collect(server: "Server") -> Iterator[Metric]:
     yield from _counters(rows)
     yield from _histograms(rows)
     yield from _pools(server)
+    yield from _offenders(server)
     yield from _proxy(server)
     yield from ProcessCollector(registry=None).collect()
 
@@ -241,6 +243,28 @@ def _pools(server: "Server") -> Iterator[Metric]:
         }.items():
             plain[name].add_metric(names, value)
     yield from (clients, backends, pinned, *plain.values())
+
+
+def _offenders(server: "Server") -> Iterator[Metric]:
+    """By the tags that say which code it was: there are as many as the code has places. Statements
+    and names that clients make up stay in the console; who has no tags is counted by database and
+    user.
+    """
+    worst = server.offenders.tagged.sorted()[:_OFFENDERS]
+    labels = (*_LABELS, "tags")
+    times = CounterMetricFamily(
+        "txproxy_offender_transactions",
+        "Transactions that the worst offenders have left open.",
+        labels=labels,
+    )
+    seconds = CounterMetricFamily(
+        "txproxy_offender_idle_seconds", "How long these were idle.", labels=labels
+    )
+    for each in worst:
+        names = (_legible(each.database), _legible(each.user), _legible(each.tags))
+        times.add_metric(names, each.times)
+        seconds.add_metric(names, each.held)
+    yield from (times, seconds)
 
 
 def _proxy(server: "Server") -> Iterator[Metric]:
