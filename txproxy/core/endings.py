@@ -175,7 +175,7 @@ def reap(session: "Session", why: str) -> None:
     if session.ours.action == "report" and why != REAP:
         _report(session, why)
         return
-    fields = {"why": why, **_times(session), **about(session)}
+    fields = {"why": why, **times(session), **about(session)}
     session.pool.outside.left_open(session, REAPED, fields)
     if why == "transaction_timeout":
         session.stats.transaction_timeouts += 1
@@ -225,11 +225,12 @@ def _let_go(session: "Session", backend: "Backend", cancel: bool) -> None:
 def _report(session: "Session", why: str) -> None:
     session.stats.would_reap += 1
     session.active_at = session.pool.outside.now
-    fields = {"why": why, **_times(session), **about(session)}
+    fields = {"why": why, **times(session), **about(session)}
     session.pool.outside.left_open(session, WOULD_REAP, fields)
 
 
-def _times(session: "Session") -> dict[str, object]:
+def times(session: "Session") -> dict[str, object]:
+    """How long it has been idle, and in its transaction, for the log."""
     now = session.pool.outside.now
     implicit = session.answers.state == NONE  # a unit without Sync: its transaction is not told of
     begun_at = session.active_at if implicit else session.begun_at

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from txproxy.core import endings, transaction
 from txproxy.core.exchange import Exchange
+from txproxy.core.offenders import RELEASED
 from txproxy.core.transaction import OPEN
 from txproxy.wire import encode
 from txproxy.wire.codes import BIND, CLOSE, EXECUTE, IN_TRANSACTION, SYNC
@@ -282,6 +283,8 @@ def _release(session: "Session", backend: "Backend") -> None:
     """OPEN becomes BEGUN; the backend commits what has only read, and is anybody's."""
     answers = session.answers
     session.stats.released += 1
+    said = {"why": "early_release", **endings.times(session), **endings.about(session)}
+    session.pool.outside.event(RELEASED, said)
     session.begin = terms(session)
     session.begin_closes = True
     session.said = None
