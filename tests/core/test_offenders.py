@@ -30,7 +30,7 @@ def counted(*each: Mapping[str, object]) -> list[Offender]:
     offenders = Offenders()
     for time, fields in enumerate(each):
         offenders.count(float(time), REAPED, {**FIELDS, **fields})
-    return offenders.code.sorted()
+    return offenders.code.worst_first()
 
 
 def one(*each: Mapping[str, object]) -> Offender:
@@ -45,7 +45,7 @@ def test_how_often_and_how_long() -> None:
     offenders = Offenders()
     for time, how, idle in ((1.0, REAPED, 2.0), (2.0, RELEASED, 0.5), (3.0, WOULD_REAP, 4)):
         offenders.count(time, how, {**FIELDS, "idle_s": idle})
-    [found] = offenders.code.sorted()
+    [found] = offenders.code.worst_first()
     assert (found.times, found.reaped, found.released, found.would_reap) == (3, 1, 1, 1)
     assert (found.held, found.longest, found.last_seen) == (6.5, 4.0, 3.0)
 
@@ -78,7 +78,7 @@ def test_what_the_log_is_told_is_counted() -> None:
     [fields] = world.said("reaped")
     offenders = Offenders()
     offenders.count(1.0, REAPED, fields)
-    [found] = offenders.code.sorted()
+    [found] = offenders.code.worst_first()
     assert (found.database, found.user, found.tags) == ("app", "ann", "route='/pay'")
     assert found.held == fields["idle_s"] != 0
 
@@ -155,7 +155,7 @@ def test_the_worst_survives_any_number_of_others() -> None:
         offenders.count(1.0, RELEASED, {**FIELDS, "user": name})
         if number % (OFFENDERS_LIMIT // 2) == 0:
             offenders.count(1.0, REAPED, {**FIELDS, "user": "the one"})
-    worst = offenders.code.sorted()[0]
+    worst = offenders.code.worst_first()[0]
     assert (worst.user, worst.held) == ("the one", 2.0 * 100)
 
 
@@ -169,7 +169,7 @@ def test_times_are_never_overstated_and_no_great_offender_is_missing(
         user = "x" * number
         true[user] = true.get(user, 0.0) + idle
         offenders.count(1.0, REAPED, {**FIELDS, "user": user, "idle_s": idle})
-    found: dict[str, Any] = {each.user: each for each in offenders.code.sorted()}
+    found: dict[str, Any] = {each.user: each for each in offenders.code.worst_first()}
     slack = 1e-6 * sum(true.values())
     for user, held in true.items():
         if user in found or held > sum(true.values()) / OFFENDERS_LIMIT + slack:

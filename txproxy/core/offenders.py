@@ -88,6 +88,10 @@ class Offender:
         self.held += seconds
         self.longest = max(self.longest, seconds)
 
+    def is_process(self, process: str) -> None:
+        """Which process it was the last time, if that is found only later."""
+        self.process = process or self.process
+
     @property
     def times(self) -> int:
         """How often it has left a transaction open."""
@@ -119,7 +123,7 @@ class Worst:
         del self._known[least[0]]
         return least[1].weight
 
-    def sorted(self) -> list[Offender]:
+    def worst_first(self) -> list[Offender]:
         """All that are known, who held the longest first."""
         return sorted(self._known.values(), key=_held, reverse=True)
 
@@ -134,9 +138,9 @@ class Offenders:
         self.code = Worst()
         self.tagged = Worst()
 
-    def count(self, time: float, how: str, fields: Mapping[str, object]) -> None:
+    def count(self, time: float, how: str, fields: Mapping[str, object]) -> Offender:
         """A transaction was left open: what the log is told of it (endings.about) at `time`,
-        seconds since 1970. `how` is REAPED, WOULD_REAP or RELEASED.
+        seconds since 1970. `how` is REAPED, WOULD_REAP or RELEASED. Returns whose it was.
         """
         idle = fields["idle_s"]
         seconds = float(idle) if isinstance(idle, int | float) else 0.0
@@ -151,6 +155,7 @@ class Offenders:
         found.application_name = _value(fields, "application_name")
         found.statement = _value(fields, "statement")
         found.process = _value(fields, "process")
+        return found
 
 
 def _weight_of(item: tuple[_Key, Offender]) -> float:
@@ -185,7 +190,7 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
 
 
 def _offenders(view: View) -> list[Row]:
-    return [_row(offender, view.texts) for offender in view.server.offenders.code.sorted()]
+    return [_row(offender, view.texts) for offender in view.server.offenders.code.worst_first()]
 
 
 def _row(offender: Offender, texts: bool) -> Row:

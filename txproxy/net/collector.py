@@ -250,7 +250,7 @@ def _offenders(server: "Server") -> Iterator[Metric]:
     and names that clients make up stay in the console; who has no tags is counted by database and
     user.
     """
-    worst = server.offenders.tagged.sorted()[:_OFFENDERS]
+    worst = server.offenders.tagged.worst_first()[:_OFFENDERS]
     labels = (*_LABELS, "tags")
     times = CounterMetricFamily(
         "txproxy_offender_transactions",

@@ -95,6 +95,9 @@ class Janitor:
                 backend.close("it did not get clean in time")
             elif session is not None:
                 endings.look(session, now)
+                if session.marked_at == session.active_at:
+                    # At the next pass the log is to know which process it is.
+                    self._server.process(session)
         except Exception as bug:
             self._server.contain(backend, bug)
 

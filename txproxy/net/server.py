@@ -548,23 +548,15 @@ class Server:
         return self.processes.known(client) if isinstance(client, Client) else ""
 
     def left_open(self, session: Session, how: str, fields: Mapping[str, object]) -> None:
-        """Whose code it was is counted, and logged: a little later if the client's process must be
-        looked for.
-        """
-        now = time.time()
-
-        def told(process: str) -> None:
-            said = {**fields, "process": process} if process else fields
-            if how == REAPED:
-                self.admin.remember(said)
-            self.offenders.count(now, how, said)
-            self.event(how, said)
-
-        client = session.client
-        if isinstance(client, Client):
-            self.processes.tell(client, told)
-        else:
-            told("")
+        """Whose code it was is counted, and logged."""
+        process = self.process(session)
+        said = {**fields, "process": process} if process else fields
+        if how == REAPED:
+            self.admin.remember(said)
+        offender = self.offenders.count(time.time(), how, said)
+        self.event(how, said)
+        if not process and isinstance(session.client, Client):
+            self.processes.tell(session.client, offender.is_process)
 
     # The log.
 
