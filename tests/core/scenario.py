@@ -553,11 +553,13 @@ def begin(client: FakeClient, backend: FakeBackend) -> None:
 
 
 def fail(client: FakeClient, backend: FakeBackend) -> None:
-    """The client's transaction fails on the backend."""
+    """The client's transaction fails on the backend, which it keeps: it has a savepoint."""
+    client.sends(query("SAVEPOINT s"))
+    backend.says(done("SAVEPOINT"), ready("T"))
     client.sends(query("SELECT 1/0"))
     backend.says(error("22012"), ready("E"))
-    assert client.got() == ["E ERROR 22012", "Z E"]
-    assert backend.got() == ["Q SELECT 1/0"]
+    assert client.got() == ["C SAVEPOINT", "Z T", "E ERROR 22012", "Z E"]
+    assert backend.got() == ["Q SAVEPOINT s", "Q SELECT 1/0"]
 
 
 def reap(world: World, client: FakeClient, backend: FakeBackend) -> None:

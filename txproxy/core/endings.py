@@ -186,6 +186,28 @@ def reap(session: "Session", why: str) -> None:
     _let_go(session, backend, cancel=False)
 
 
+def end_failed(session: "Session", backend: "Backend") -> None:
+    """The session's transaction has failed, and all that was sent is answered. If there is nothing
+    to go back to, it can only be ended: the backend is rolled back now, and the client, who does
+    not know, ends it when it likes.
+    """
+    if session.resumes or session.pin or session.kept is not None:
+        return
+    if session.blocked or session.stream or session.tail.size or backend.full:
+        return
+    stats = session.stats
+    stats.failed_released += 1
+    stats.xacts += 1
+    stats.transactions.observe(session.active_at - session.begun_at)
+    session.answers.fail(complete=True)
+    session.undo_settings()
+    if session.listening is not None:
+        session.listening.undo()
+    session.unnamed = False
+    session.own_terms = False
+    _let_go(session, backend, cancel=False)
+
+
 def _end_idle_unit(session: "Session", backend: "Backend") -> None:
     if session.pin or session.kept is not None:
         backend.abandon(cancel=False)

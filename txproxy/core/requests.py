@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from txproxy.core import begin, claims, listening, state, statements
-from txproxy.core.answers import REFUSED
+from txproxy.core.aborted import REFUSED
 from txproxy.core.transaction import BEGUN, FAILED, NONE
 from txproxy.wire import encode, sql
 from txproxy.wire.codes import (
@@ -85,31 +85,41 @@ def answer(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
     if kind in _SILENT:
         return DROP
     if kind == QUERY and session.answers.state == FAILED and end <= len(data):
-        rest = sql.judge(data[i + 5 : end - 1], session.strings_conform).rest
-        if rest:
-            return _ended_and_on(session, data, i, end, rest)
+        judged = sql.judge(data[i + 5 : end - 1], session.strings_conform)
+        if judged.rest:
+            return _ended_and_on(session, judged, data, i, end)
     body = data[i + 5 : end] if kind != QUERY or end <= len(data) else _NO_ENDING
     said = session.answers.answer(kind, body)
     if said:
         session.client.write(said)
+    _begin_if_chained(session)
+    return DROP
+
+
+def _begin_if_chained(session: "Session") -> None:
     if session.answers.state == BEGUN:  # AND CHAIN
         session.begin = b"BEGIN"
         session.begin_closes = True
         session.begun_at = session.pool.outside.now
-    return DROP
 
 
-def _ended_and_on(session: "Session", data: bytes, i: int, end: int, rest: int) -> int:
+def _ended_and_on(session: "Session", judged: sql.Judgement, data: bytes, i: int, end: int) -> int:
     """A string that ends the failed transaction and goes on: the rest runs on a backend.
 
     The part that we answered becomes spaces, so that positions in errors stay what they are.
     """
     if not session.has_backend():
         return HOLD
-    session.answers.end_here(session.client)
-    replacement = data[i : i + 5] + b" " * rest + data[i + 5 + rest : end]
-    session.replacement = replacement
-    verdict = _query(session, replacement, 0, len(replacement))
+    session.answers.end_here(session.client, judged.first)
+    _begin_if_chained(session)
+    rest = judged.rest
+    message = data[i : i + 5] + b" " * rest + data[i + 5 + rest : end]
+    session.replacement = message
+    verdict = _query(session, message, 0, len(message))
+    if verdict == HOLD:
+        session.hold_again(message + data[end:])
+        session.skip_to = len(data)
+        return SKIP
     return REPLACE if verdict == FORWARD else verdict
 
 
@@ -238,6 +248,8 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text:
             session.begun_at = session.pool.outside.now
     if judged.ends:
         exchange.ends = True
+    if judged.savepoint:
+        session.resumes = True
     if judged.local or judged.settings:
         session.own_terms = True
     if (judged.discards or judged is _TOO_LONG) and session.backend is not None:
@@ -380,11 +392,10 @@ def _answered_here(session: "Session", kind: int, data: bytes, i: int, end: int)
     body = data[i + 5 : end]
     if kind == BIND:
         parts = body.split(b"\0", 2)
-        name = parts[1] if len(parts) > 1 else b""
-        return answers.knows(name) if answers.unit else answers.is_ours(name)
-    if answers.unit:
-        return True
-    return kind in (DESCRIBE, CLOSE) and body[:1] == b"S" and answers.is_ours(body[1:-1])
+        return answers.is_ours(parts[1] if len(parts) > 1 else b"")
+    if kind == DESCRIBE and body[:1] == b"S":
+        return answers.is_ours(body[1:-1])
+    return answers.unit or (kind == CLOSE and body[:1] == b"S" and answers.is_ours(body[1:-1]))
 
 
 def _parse_ours(session: "Session", data: bytes, i: int, end: int) -> int:
@@ -478,8 +489,7 @@ def _parse_named(
         session.replacement = statements.failing(backend, "42P05", said)
         return REPLACE
     if names.full:
-        said = "too many prepared statements: their texts are limited for each client"
-        session.replacement = statements.failing(backend, "53400", said)
+        session.replacement = statements.failing(backend, "53400", statements.FULL)
         return REPLACE
     fifo = backend.fifo
     if session.own_terms:
@@ -529,6 +539,8 @@ def _bind(session: "Session", backend: "Backend", data: bytes, i: int) -> int:
     if name_end < 0 or _is_skipping(backend):
         fifo.sent(BIND)
         return FORWARD
+    if portal_end > i + 5:
+        session.resumes = True
     if name_end == portal_end + 1:
         return _of_unnamed(session, backend, BIND, i)
     name = data[portal_end + 1 : name_end]

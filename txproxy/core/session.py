@@ -68,6 +68,8 @@ class Session:
     told      the parameters that its client was last told, by the server's spelling
     begin     the BEGIN that no backend has heard of yet: see begin.py
     names     what its names of prepared statements mean: see statements.py
+    resumes   there may be a savepoint or a portal with a name in its transaction: that stays on its
+              backend when it fails
     own_terms what it prepares now may mean something else to others: its settings are not certain
     """
 
@@ -109,6 +111,7 @@ class Session:
         "replacement",
         "replaying",
         "restore_due",
+        "resumes",
         "scanned",
         "session_mode",
         "settings",
@@ -185,6 +188,7 @@ class Session:
         self.problem = ""
         self.unnamed = False  # the unnamed statement was parsed in the unit that is open now
         self.own_terms = False
+        self.resumes = False
         self.checks = False  # it waits for the answer to a Describe of ours
         self.stale: Statement | None = None  # what that found to be other than it was
         self.begin = b""
@@ -426,6 +430,7 @@ class Session:
     def _attach(self, backend: "Backend") -> None:
         """Take the backend; what must go ahead of the client's bytes is put into `outgoing`."""
         self.backend = backend
+        self.resumes = False
         backend.session = self
         if self.pin:
             backend.dirty = self.pin
@@ -510,6 +515,8 @@ class Session:
             return
         elif self.transaction_expired and self.answers.state == OPEN:
             self.reap("transaction_timeout")
+        elif self.answers.status == IN_FAILED and self.answers.state == OPEN:
+            endings.end_failed(self, backend)
         elif self.answers.state != OPEN:
             if self.kept is not None and state.is_due(self):
                 if not (backend.cancels or backend.fifo.in_transaction):
@@ -568,6 +575,7 @@ class Session:
         answers = self.answers
         answers.state = transaction.after(BEGUN, transaction.LOSE)
         answers.status = IN_FAILED
+        answers.complete = not self.pin
         self.active_at = self.outside.now
         if self.listening is not None:
             self.listening.undo()

@@ -50,6 +50,7 @@ class Stats:
         "reaped",  # idle transactions rolled back, their clients alive
         "disconnected",  # idle transactions rolled back, their clients thrown out
         "would_reap",
+        "failed_released",  # transactions that had failed, rolled back before their clients did
         "cancelled",
         "query_timeouts",
         "query_wait_timeouts",
@@ -87,6 +88,7 @@ class Stats:
         self.reaped = 0
         self.disconnected = 0
         self.would_reap = 0
+        self.failed_released = 0
         self.cancelled = 0
         self.query_timeouts = 0
         self.query_wait_timeouts = 0

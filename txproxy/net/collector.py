@@ -53,6 +53,10 @@ COUNTERS: Final = {
     "reaped": ("transactions_reaped", "Idle transactions rolled back, their clients alive."),
     "disconnected": ("transactions_disconnected", "Idle transactions ended with their clients."),
     "would_reap": ("transactions_would_reap", 'Idle transactions left alone, by action "report".'),
+    "failed_released": (
+        "transactions_failed_released",
+        "Failed transactions rolled back before their clients did.",
+    ),
     "cancelled": ("cancel_requests", "CancelRequests of clients."),
     "query_timeouts": ("query_timeouts", "Statements cancelled by query_timeout."),
     "query_wait_timeouts": ("query_wait_timeouts", "Waits ended by query_wait_timeout."),
