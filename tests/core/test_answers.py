@@ -531,6 +531,24 @@ def test_an_action_can_be_made_stricter(configured: str, sql: str, answer: str) 
     assert client.got() == [answer, "Z I"]
 
 
+def test_settings_in_a_failed_transaction_that_a_backend_carries() -> None:
+    _, client, backend = scene()
+    client.sends(parse(f"SHOW {TIMEOUT}", "ours"), SYNC)
+    begin(client, backend)
+    client.got()
+    fail(client, backend)
+    for said in (
+        unit(f"SET {TIMEOUT} = '1s'"),
+        query(f"SET {TIMEOUT} = '1s'"),
+        bind("ours") + SYNC,
+    ):
+        client.sends(said)
+        assert client.got() == [REFUSED, "Z E"]
+    assert client.session.ours.timeout == 10.0
+    assert backend.got() == []
+    assert client.state == "OPEN"
+
+
 def test_a_timeout_that_is_off_can_be_switched_on() -> None:
     ours = Ours(0.0, 0.0, "rollback")
     assert ours.show(TIMEOUT) == "0"

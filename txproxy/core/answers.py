@@ -177,7 +177,7 @@ class Answers:
             answer = self._to_savepoint(aborted.to_savepoint(said))
         elif kind == sql.EMPTY:
             answer = encode.EMPTY_QUERY
-        elif kind in _OURS and self.state < REAPED:
+        elif self._answerable(judged):
             answer = self._our_setting(judged, describe=True)
         else:
             answer = self._refuse()
@@ -215,7 +215,7 @@ class Answers:
         if judged is None:
             return False
         if self.state < REAPED:
-            return judged.kind in _OURS
+            return judged.kind in _OURS and self.status != IN_FAILED
         return judged.kind in _ENDINGS or judged.kind in _CHAINS or judged.kind == sql.EMPTY
 
     def is_ours(self, name: bytes) -> bool:
@@ -231,7 +231,9 @@ class Answers:
 
     def _unknown_statement(self, name: bytes) -> bytes:
         """One that is not ours, in a unit that is."""
-        return self._refuse() if self.state >= REAPED else aborted.unknown_statement(name)
+        if self.state >= REAPED or self.status == IN_FAILED:
+            return self._refuse()
+        return aborted.unknown_statement(name)
 
     def _unknown_portal(self, name: bytes) -> bytes:
         known = self.complete or self.state < REAPED

@@ -11,7 +11,7 @@ from typing import Final
 
 from txproxy.wire import lexer
 
-_PARAMETER: Final = re.compile(rb"(?<![\w$\x80-\xff])\$([0-9]{1,5})")
+_PARAMETER: Final = re.compile(rb'(?<![\w$.\x80-\xff"])\$([0-9]{1,5})')
 _MAY_RETURN: Final = re.compile(
     rb"\(|(?:select|values|table|with|call|execute|explain|fetch|show)\b|.*\breturning\b"
 )

@@ -398,6 +398,55 @@ def sleep_and_roll_back() -> None:
     assert names() == ["kept"]
 
 
+def sleep_after_an_error() -> None:
+    """The transaction has failed, and Django ends it when it gets round to it."""
+    clear()
+    Account.objects.create(name="taken")
+    used = connection.connection
+    with raises("23505"), transaction.atomic():
+        Account.objects.create(name="lost")
+        try:
+            Account.objects.create(name="taken")
+        except IntegrityError:
+            sleep()
+            raise
+    # and if somebody swallows the error, the next statement is refused
+    with raises("25P02"), transaction.atomic(), connection.cursor() as cursor:
+        Account.objects.create(name="lost")
+        with suppress(DatabaseError):
+            cursor.execute("SELECT 1/0")
+        sleep()
+        cursor.execute("SELECT 1")
+    # or there is none, and COMMIT is what rolls it back
+    with transaction.atomic(), connection.cursor() as cursor:
+        Account.objects.create(name="lost")
+        with suppress(DatabaseError):
+            cursor.execute("SELECT 1/0")
+        sleep()
+    with transaction.atomic():
+        Account.objects.create(name="kept")
+    assert connection.connection is used
+    assert names() == ["kept", "taken"]
+
+
+def sleep_after_an_error_in_savepoint() -> None:
+    """The inner block is undone, the outer one goes on."""
+    clear()
+    Account.objects.create(name="taken")
+    with transaction.atomic():
+        Account.objects.create(name="kept")
+        with raises("23505"), transaction.atomic():
+            Account.objects.create(name="lost")
+            try:
+                Account.objects.create(name="taken")
+            except IntegrityError:
+                sleep()
+                raise
+        sleep()
+        Account.objects.create(name="kept too")
+    assert names() == ["kept", "kept too", "taken"]
+
+
 def reads_left_open() -> None:
     """A middleware reads and never ends the transaction; the worker's next request comes later."""
     clear()
