@@ -694,6 +694,8 @@ def test_portals_are_limited() -> None:
     assert client.got() == ["2"] * PORTALS_LIMIT
     client.sends(bind("end", "more"), SYNC)
     assert client.got() == [REFUSED, "Z E"]
+    client.sends(close("p0", "P"), bind("end", "p" * 1001), SYNC)
+    assert client.got() == ["3", REFUSED, "Z E"]
 
 
 def test_statements_that_are_longer_than_what_is_held_are_refused() -> None:

@@ -347,6 +347,8 @@ def test_what_was_begun_by_and_chain_is_kept() -> None:
 def test_a_failed_transaction_is_no_matter_of_this() -> None:
     world, client, backend = scene()
     reads(client, backend)
+    client.sends(query("SAVEPOINT s"))
+    backend.says(done("SAVEPOINT"), ready("T"))
     client.sends(query("SELECT 1/0"))
     backend.says(error("22012"), ready("E"))
     is_kept(world, client, "failed")

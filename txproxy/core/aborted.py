@@ -11,6 +11,7 @@ from typing import Final
 
 from txproxy.core.statements import FULL, Names, Statement
 from txproxy.wire import described, encode, sql
+from txproxy.wire.codes import BIND, CLOSE, DESCRIBE, PARSE
 from txproxy.wire.messages import text
 from txproxy.wire.sql import Judgement
 
@@ -20,6 +21,7 @@ REFUSED: Final = encode.error(
     "current transaction is aborted, commands ignored until end of transaction block",
 )
 PORTALS_LIMIT: Final = 100
+_NAME_LIMIT: Final = 1000  # bytes of a portal's name
 
 EXITS: Final = frozenset(
     (
@@ -38,8 +40,20 @@ _MANY: Final = encode.error(
 )
 
 
-def parse(names: Names, body: bytes) -> bytes:
-    """The answer to Parse."""
+def answer(
+    names: Names, portals: dict[bytes, Judgement], kind: int, body: bytes, complete: bool
+) -> bytes:
+    """The answer to a message; b"" if it is none of these. `complete`: see Answers."""
+    if kind == PARSE:
+        return _parse(names, body)
+    if kind == BIND:
+        return _bind(names, portals, body, complete)
+    if kind == DESCRIBE:
+        return _describe(names, portals, body, complete)
+    return close(names, portals, body) if kind == CLOSE else b""
+
+
+def _parse(names: Names, body: bytes) -> bytes:
     name, _, statement = body.partition(b"\0")
     if not name:
         names.unnamed = b""
@@ -66,8 +80,7 @@ def parse(names: Names, body: bytes) -> bytes:
     return encode.PARSE_COMPLETE
 
 
-def bind(names: Names, portals: dict[bytes, Judgement], body: bytes, complete: bool) -> bytes:
-    """The answer to Bind. `complete`: see Answers."""
+def _bind(names: Names, portals: dict[bytes, Judgement], body: bytes, complete: bool) -> bytes:
     portal, _, rest = body.partition(b"\0")
     name, _, rest = rest.partition(b"\0")
     statement = _statement(names, name)
@@ -89,7 +102,9 @@ def bind(names: Names, portals: dict[bytes, Judgement], body: bytes, complete: b
         )
         return encode.error("ERROR", "08P01", said)
     judged = _exit(statement)
-    if judged is None or count or len(portals) >= PORTALS_LIMIT:
+    if judged is None or count:
+        return REFUSED
+    if len(portals) >= PORTALS_LIMIT or len(portal) > _NAME_LIMIT:
         return REFUSED
     if portal and portal in portals:
         return encode.error("ERROR", "42P03", f'cursor "{text(portal)}" already exists')
@@ -97,8 +112,7 @@ def bind(names: Names, portals: dict[bytes, Judgement], body: bytes, complete: b
     return encode.BIND_COMPLETE
 
 
-def describe(names: Names, portals: dict[bytes, Judgement], body: bytes, complete: bool) -> bytes:
-    """The answer to Describe."""
+def _describe(names: Names, portals: dict[bytes, Judgement], body: bytes, complete: bool) -> bytes:
     name = body[1:-1]
     if body[:1] == b"P":
         if name in portals:

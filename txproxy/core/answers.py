@@ -126,10 +126,10 @@ class Answers:
         self._move(transaction.TELL, IN_FAILED)
         return said
 
-    def fail(self, complete: bool) -> None:
-        """The transaction has failed, as the client was told, and was let go of."""
+    def fail(self) -> None:
+        """The transaction has failed, as the client was told, and is let go of."""
         self._move(transaction.FAIL, IN_FAILED)
-        self.complete = complete
+        self.complete = True
 
     def end_here(self, client: ClientPort, kind: int) -> None:
         """A string that begins with the end of the failed transaction: that part is answered."""
@@ -188,7 +188,7 @@ class Answers:
         if kind == EXECUTE:
             said = self._execute(body)
         elif self.state == FAILED:
-            said = self._in_failed(kind, body)
+            said = aborted.answer(self._names, self._portals, kind, body, self.complete)
         elif kind == PARSE:
             said = self._parse(body)
         elif kind == BIND:
@@ -201,15 +201,6 @@ class Answers:
             return b""
         self.discarding = said[:1] == b"E"
         return said
-
-    def _in_failed(self, kind: int, body: bytes) -> bytes:
-        if kind == PARSE:
-            return aborted.parse(self._names, body)
-        if kind == BIND:
-            return aborted.bind(self._names, self._portals, body, self.complete)
-        if kind == DESCRIBE:
-            return aborted.describe(self._names, self._portals, body, self.complete)
-        return aborted.close(self._names, self._portals, body) if kind == CLOSE else b""
 
     def _answerable(self, judged: Judgement | None) -> bool:
         if judged is None:

@@ -216,7 +216,7 @@ def end_failed(session: "Session", backend: "Backend") -> None:
     stats.failed_released += 1
     stats.xacts += 1
     stats.transactions.observe(session.active_at - session.begun_at)
-    session.answers.fail(complete=True)
+    session.answers.fail()
     session.undo_settings()
     if session.listening is not None:
         session.listening.undo()

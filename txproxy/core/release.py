@@ -284,7 +284,7 @@ def _release(session: "Session", backend: "Backend") -> None:
     answers = session.answers
     session.stats.released += 1
     said = {"why": "early_release", **endings.times(session), **endings.about(session)}
-    session.pool.outside.event(RELEASED, said)
+    session.pool.outside.left_open(session, RELEASED, said)
     session.begin = terms(session)
     session.begin_closes = True
     session.said = None

@@ -90,15 +90,18 @@ def answer(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
         if judged.rest:
             return _ended_and_on(session, judged, data, i, end)
     body = data[i + 5 : end] if kind != QUERY or end <= len(data) else _NO_ENDING
+    before = session.answers.state
     said = session.answers.answer(kind, body)
     if said:
         session.client.write(said)
-    _begin_if_chained(session)
+    if before == FAILED:
+        _begin_if_chained(session)
     return DROP
 
 
 def _begin_if_chained(session: "Session") -> None:
-    if session.answers.state == BEGUN:  # AND CHAIN
+    """The failed transaction was ended: with AND CHAIN another begins."""
+    if session.answers.state == BEGUN:
         session.begin = b"BEGIN"
         session.begin_closes = True
         session.begun_at = session.pool.outside.now
