@@ -284,3 +284,83 @@ async def race(proxy: Proxy, r: random.Random) -> None:
                 await client.execute("INSERT INTO races VALUES ($1, 2)", mine)
     finally:
         await client.close()
+
+
+# Transactions at random, released whenever they sleep, next to others that write.
+
+WRITERS: Final = 10
+TRANSACTIONS: Final = 12
+
+
+class Life:
+    """One client: what it must see of its own row, and what it has added to what all share."""
+
+    def __init__(self, client: "asyncpg.Connection[Any]", number: int) -> None:
+        self.client = client
+        self.number = number
+        self.r = random.Random(number)
+        self.own = 0
+        self.added = 0
+        self.seen = 0  # the least that the shared value can be: it never becomes less
+
+    async def live(self) -> None:
+        for _ in range(TRANSACTIONS):
+            own, added, seen = self.own, self.added, self.seen
+            await self.client.execute("BEGIN")
+            for _ in range(self.r.randrange(1, 6)):
+                await self.r.choice([self.read_own, self.read_shared, self.sleep, self.write])()
+            if self.r.random() < 0.7:
+                await self.client.execute("COMMIT")
+            else:
+                await self.client.execute("ROLLBACK")
+                self.own, self.added, self.seen = own, added, seen
+
+    async def value(self, row: int) -> int:
+        [(value,)] = await self.client.fetch(f"SELECT price FROM shop WHERE id = {row}")
+        assert isinstance(value, int)
+        return value
+
+    async def read_own(self) -> None:
+        assert await self.value(self.number) == self.own
+
+    async def read_shared(self) -> None:
+        value = await self.value(100)
+        assert value >= self.seen
+        self.seen = value
+
+    async def sleep(self) -> None:
+        await asyncio.sleep(self.r.choice([0.0, 0.13]))
+
+    async def write(self) -> None:
+        if self.r.random() < 0.5:
+            self.own += 1
+            sql = f"UPDATE shop SET price = price + 1 WHERE id = {self.number}"
+        else:
+            self.added += 1
+            self.seen += 1
+            sql = "UPDATE shop SET price = price + 1 WHERE id = 100"
+        assert await self.client.execute(sql) == "UPDATE 1"
+
+
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxied"])
+async def test_what_transactions_see_is_read_committed(proxy: Proxy, proxied: bool) -> None:
+    where = (proxy.host, proxy.port) if proxied else (proxy.server.host, proxy.server.port)
+    with direct(proxy.server, user=USER) as owner:
+        owner.execute("DELETE FROM shop WHERE id >= 100")
+        numbers = ",".join(f"({number}, 0)" for number in range(100, 101 + WRITERS))
+        owner.execute(f"INSERT INTO shop VALUES {numbers}".encode())
+    clients = [
+        await asyncpg.connect(host=where[0], port=where[1], user=USER, database=DATABASE)
+        for _ in range(WRITERS)
+    ]
+    lives = [Life(client, 101 + number) for number, client in enumerate(clients)]
+    try:
+        await asyncio.gather(*(life.live() for life in lives))
+    finally:
+        for client in clients:
+            await client.close()
+    with direct(proxy.server, user=USER) as owner:
+        rows = owner.execute("SELECT price FROM shop WHERE id >= 100 ORDER BY id").fetchall()
+        owner.execute("DELETE FROM shop WHERE id >= 100")
+    expected = [sum(life.added for life in lives), *(life.own for life in lives)]
+    assert [price for (price,) in rows] == expected
