@@ -20,6 +20,7 @@ from tests.system.proxy import (
     token,
     wait_until,
 )
+from tests.system.test_django import Site
 from txproxy.cli.embedded import EmbeddedPostgres
 
 Connection = psycopg.Connection[Any]
@@ -40,6 +41,7 @@ def proxy_settings() -> Mapping[str, Any]:
         "databases": {
             "app": {"pool_size": 3},
             "one": {"pool_size": 1, "dbname": DATABASE},
+            "quick": {"dbname": DATABASE},  # of the site
             "never": {"early_release": "off", "dbname": DATABASE},
             "report": {"early_release": "report", "dbname": DATABASE},
         },
@@ -246,6 +248,18 @@ def test_prepared_statements_of_psycopg(proxy: Proxy) -> None:
             for client in (one, other):
                 sql = "SELECT price FROM shop WHERE id = %s"
                 assert client.execute(sql, [number]).fetchone() == (number * 10,)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_django(proxy: Proxy, driver: str) -> None:
+    site = Site(proxy, driver)
+    proxy.kwargs("quick")
+    try:
+        site.act("migrate")
+        site.act("readers_that_wait")
+        site.act("migrate_back")
+    finally:
+        site.close()
 
 
 # Speaking at the very moment.

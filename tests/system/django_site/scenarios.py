@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from threading import Barrier
 from typing import Any, Final
 
 from django.core.handlers.wsgi import WSGIHandler
@@ -493,3 +494,27 @@ def reads_left_open_by_many() -> None:
                 assert answer.startswith(name)
 
     in_threads(work)
+
+
+def readers_that_wait() -> None:
+    """More of them than backends are in a transaction at the same time, and have read."""
+    clear()
+    Account.objects.create(name="kept")
+    all_have_read = Barrier(THREADS)
+
+    def work(index: int) -> None:
+        committed: list[int] = []
+        with transaction.atomic(durable=True):
+            transaction.on_commit(lambda: committed.append(index))
+            assert Account.objects.filter(name="kept").count() == 1
+            all_have_read.wait(20)
+            assert "kept" in {each.name for each in Account.objects.iterator()}
+            with suppress(IntegrityError), transaction.atomic():
+                Account.objects.create(name="kept")
+            with transaction.atomic():
+                Account.objects.create(name=str(index))
+            Account.objects.select_for_update().get(name="kept")
+        assert committed == [index]
+
+    in_threads(work)
+    assert names() == sorted(["kept", *map(str, range(THREADS))])
