@@ -510,7 +510,9 @@ async def test_questions_do_not_wait_for_locks_on_tables(
     try:
         knowledge = Knowledge()
         assert await why(knowledge, monitor, client, "SELECT 1") == ""
-        oid = client.admin.execute("SELECT 'v_plain'::regclass::oid::int8").fetchone()[0]
+        row = client.admin.execute("SELECT 'v_plain'::regclass::oid::int8").fetchone()
+        assert row is not None
+        oid = row[0]
         assert await catalog.relations(monitor, [oid]) == {oid: ""}
     finally:
         client.admin.execute("ROLLBACK")
