@@ -197,7 +197,7 @@ def obstacle(session: "Session") -> str:
         return "it listens"
     if session.answers.status != IN_TRANSACTION:
         return "the transaction has failed"
-    if session.backend is not None and session.backend.fifo.exchanges:
+    if session.stream or (session.backend is not None and session.backend.fifo.exchanges):
         return "a unit of it is open"
     if len(session.pool.settings.hosts) > 1:
         return "its pool has several servers"

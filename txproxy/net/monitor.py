@@ -98,8 +98,11 @@ class Monitor:
                 took = await asker.ask(candidates, self._server.clock)
         except Exception as error:
             self._failed(pool, asker, error)
-        else:
+            return
+        try:
             release.answered(pool, candidates, took)
+        except Exception as bug:
+            self._server.log_bug("monitor", bug)
 
     async def _ask_for_harm(self, pool: Pool, sleepers: list[Candidate]) -> None:
         pool.watch.asking = True
