@@ -70,7 +70,7 @@ class Sample:
     asleep_answered: int  # statements that got the answer that is theirs
     asleep_unanswered: int  # statements that still waited for one at the end
     asleep_errors: int  # told on a connection that lived on
-    asleep_disconnects: int
+    asleep_disconnects: int  # connections lost, or refused
     server_connections: int  # made during the run
     waiting: float | None  # clients that waited for a server connection, on average
     own_cpu: float  # cores that the clients' process used
@@ -118,7 +118,7 @@ class Bench:
             asleep_answered=asleep["answered"],
             asleep_unanswered=asleep["unanswered"],
             asleep_errors=_number(asleep, "errors"),
-            asleep_disconnects=_number(asleep, "disconnects"),
+            asleep_disconnects=_number(asleep, "disconnects") + _number(asleep, "refused"),
             server_connections=self._connections() - connections,
             waiting=(waited_after - waited) / told["lasted"] if target.pid else None,
             own_cpu=told["own_cpu"],
@@ -216,10 +216,11 @@ def asleep_row(results: Results, which: Configuration) -> tuple[str, ...]:
 
 
 HOW_TO_READ: Final = """
-{active} active clients send {sent}, without a pause. {lead:.0f} s later come {sleepers} sleepers:
-they send BEGIN and a SELECT, sleep {sleep} s, and send another SELECT and COMMIT; the run of
-{seconds} s that counts begins {warm_up} s after that. "active alone" is without the sleepers. Pools
-hold {pool} connections; {direct}.
+{active} active clients send {sent}, without a pause. {lead:.0f} s later come {sleepers}
+sleepers, all at once: they send BEGIN and a SELECT, sleep {sleep} s, and send another SELECT and
+COMMIT. {warm_up} s after that begin the {seconds} s that count. "active alone" is without the
+sleepers. Pools hold {pool} connections; {direct}.
+
 "timeout" is the pooler's idle_transaction_timeout; no timeout is what both poolers come with, and
 early_release is on ("auto") where it is not off. Numbers are medians of the rounds.
 
@@ -229,12 +230,12 @@ counts as what it has lasted until then: a maximum near the length of a run mean
 is an ERROR, a lost or a refused connection. "waiting" is how many clients, of all, waited for a
 server connection on average, as the pooler counts them.
 
-The sleepers: they could commit {most} times. "answered" are their statements that got their answer:
-each SELECT is for a text that is nobody else's, and its answer is looked at byte for byte.
-"unanswered" are those that somebody still waited for at the end of the run. Their errors came over
-a connection that lived on; disconnects are connections that they lost. "server connections" were
-made during the run, its warm-up included: direct, all clients make theirs then; txproxy makes one
-to ask the server about sleepers.
+The sleepers: they could commit {most} times, four statements each. "answered" are their statements
+that got their answer: each SELECT is for a text that is nobody else's, and its answer is looked at
+byte for byte. "unanswered" are those that somebody still waited for at the end of the run. Their
+errors came over a connection that lived on; disconnects are connections that they lost, or did not
+get. "server connections" were made during the run, its warm-up included: direct, all clients make
+theirs then; txproxy makes one to ask the server about sleepers.
 
 Client, pooler and server share the CPUs; the clients used up to {own_cpu:.2f} of one."""
 DIRECT_HAS: Final = "direct has one for each client"

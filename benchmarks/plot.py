@@ -12,7 +12,7 @@ from poolers import DIRECT, PGBOUNCER, TXPROXY
 from setups import ALONE, LEAD, OFF, OFF_WITH_TIMEOUT, SLEEPERS, WITH_TIMEOUT, Configuration
 
 INCHES: Final = (10.0, 5.5)
-DPI: Final = 100
+DPI: Final = 90
 
 COLORS: Final = {DIRECT: "tab:gray", PGBOUNCER: "tab:orange", TXPROXY: "tab:blue"}
 STYLES: Final = {
@@ -36,6 +36,7 @@ def draw(path: Path, results: Results, configurations: Sequence[Configuration], 
             values,
             color=COLORS[each.pooler],
             linestyle=STYLES[each.load],
+            linewidth=2.0 if each.load == SLEEPERS else 1.2,
             label=f"{each}: {median:,.0f}/s",
         )
     axes.axvline(0.0, color="black", linewidth=0.8)
