@@ -86,7 +86,8 @@ class Janitor:
         if pool.waiters or not self._server.draining:
             pool.look(now)
         pool.listener.look(now)
-        release.look(pool, now)
+        # `active_at` may be of up to a tick before what it stands for.
+        release.look(pool, now - elapsed)
 
     def _look_at(self, backend: Backend, now: float) -> None:
         session = backend.session
