@@ -133,7 +133,7 @@ class Candidate:
 def look(pool: "Pool", now: float) -> None:
     """The janitor's look at a pool: ask the server about those that may be released.
 
-    `now` is not later than the moment, in terms of `active_at`: who is active must not seem to sleep.
+    `now` is rather early than late, next to `active_at`: who is active must not seem to sleep.
     """
     watch = pool.watch
     if watch.asking:
