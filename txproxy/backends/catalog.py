@@ -76,12 +76,16 @@ SELECT pg_catalog.string_agg(pg_catalog.concat(number, '.', changes), ' ') FROM 
 """)
 
 _BUILTIN: Final = _sql("""
-SELECT proname, pg_catalog.bool_or(provolatile = 'v') FROM pg_catalog.pg_proc
-WHERE oid < 16384 AND pronamespace = 'pg_catalog'::pg_catalog.regnamespace GROUP BY proname
+SELECT p.proname, pg_catalog.bool_or(p.provolatile = 'v'), pg_catalog.bool_or(
+    p.provolatile = 'v' AND p.pronargs - p.pronargdefaults = 1
+    AND t.typtype = 'p' AND t.typname <> 'internal')
+FROM pg_catalog.pg_proc AS p LEFT JOIN pg_catalog.pg_type AS t ON t.oid = p.proargtypes[0]
+WHERE p.oid < 16384 AND p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
+GROUP BY p.proname
 """)
 
 # Trigger functions cannot be called. A row is an argument for parameters of its own type, of any
-# type, and of what the users' casts make of it; no volatile function of pg_catalog takes one.
+# type, and of what the users' casts make of it.
 _OUTSIDE: Final = _sql("""
 SELECT p.proname, n.nspname,
     pg_catalog.bool_or(p.pronargs > 0
@@ -125,9 +129,13 @@ async def stamp(connection: Any) -> str:
 async def load(connection: Any) -> Catalog:
     """What there is in this database. Raises whatever asyncpg raises, as do all of these."""
     now = await stamp(connection)
-    builtin = dict(await connection.fetch(_BUILTIN))
+    builtin: dict[str, bool] = {}
     outside: dict[str, list[str]] = {}
     methods: set[str] = set()
+    for name, is_volatile, is_method in await connection.fetch(_BUILTIN):
+        builtin[name] = is_volatile
+        if is_method:
+            methods.add(name)
     rows = await connection.fetch(_OUTSIDE, _NAMES_LIMIT + 1)
     for name, schema, is_method in rows:
         outside.setdefault(name, []).append(schema)
@@ -189,7 +197,7 @@ def _tree_why(tree: str) -> str:
 _RELATIONS: Final = _sql("""
 SELECT c.oid, c.relname, c.relkind::pg_catalog.text, c.relpersistence::pg_catalog.text, ARRAY(
     SELECT pg_catalog.left(r.ev_action::pg_catalog.text, $2) FROM pg_catalog.pg_rewrite AS r
-        WHERE r.ev_class = c.oid AND r.ev_type = '1'
+        WHERE r.ev_class = c.oid AND r.ev_type = '1' AND c.relkind = 'v'
     UNION ALL SELECT pg_catalog.left(p.polqual::pg_catalog.text, $2)
         FROM pg_catalog.pg_policy AS p WHERE p.polrelid = c.oid AND p.polqual IS NOT NULL
             AND p.polcmd = ANY (ARRAY['r', '*']::pg_catalog."char"[]))
