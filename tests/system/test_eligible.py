@@ -510,7 +510,7 @@ async def test_questions_do_not_wait_for_locks_on_tables(
     try:
         knowledge = Knowledge()
         assert await why(knowledge, monitor, client, "SELECT 1") == ""
-        oid = client.admin.execute("SELECT 'v_plain'::regclass::oid::int8").fetchone()[0]
+        oid = await monitor.fetchval("SELECT oid FROM pg_class WHERE relname = 'v_plain'")
         assert await catalog.relations(monitor, [oid]) == {oid: ""}
     finally:
         client.admin.execute("ROLLBACK")

@@ -8,10 +8,10 @@ Operators, casts and domains are not looked for in texts: which are used follows
 one that the users have made calls what a text must not call, nothing in that database is eligible.
 Their functions may also be written in C, or be an extension's, if they are declared STABLE or
 IMMUTABLE: only a superuser makes these, and a database with PostGIS is to be eligible too. What
-extensions offer by name is another matter: crosstab() is STABLE and executes any SQL. But where they
-overload a name of pg_catalog with what is IMMUTABLE, as citext does with max(), that name stays what
-it was. Functions that read and write a type's values, and those of operator classes, are a
-superuser's as well, often not declared with care, and not looked at.
+extensions offer by name is another matter: crosstab() is STABLE and executes any SQL. But where
+they overload a name of pg_catalog with what is IMMUTABLE, as citext does with max(), that name
+stays what it was. Functions that read and write a type's values, and those of operator classes,
+are a superuser's as well, often not declared with care, and not looked at.
 """
 
 import re
