@@ -35,6 +35,11 @@ JUDGED = [
     ("SELECT (x).nextval", "it calls nextval(), which is volatile"),
     ("SELECT t.nextval FROM t", ""),
     ("SELECT t.age, t.now FROM t", ""),
+    ("SELECT s.name FROM (SELECT 1 AS name) AS s", ""),
+    (
+        "SELECT s.age FROM lower('x') AS s",
+        "it names age(), which stays the same within a transaction",
+    ),
     ("SELECT (t.a).age FROM t", "it names age(), which stays the same within a transaction"),
     ("SELECT age(a) FROM t", "it names age(), which stays the same within a transaction"),
     ("SELECT age(a, b) FROM t", ""),

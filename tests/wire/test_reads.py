@@ -36,6 +36,11 @@ CALLS = [
     ("SELECT (x).f FROM t", Call(None, "f", 1, False)),
     ('SELECT (x).a . "f" FROM t', Call(None, "f", 1, False)),
     ("SELECT x[1].f FROM t", Call(None, "f", 1, False)),
+    ("SELECT q.f FROM g(1) AS q", Call(None, "f", 1, False)),
+    ("SELECT q.f FROM g(1) WITH ORDINALITY q (x)", Call(None, "f", 1, False)),
+    ("SELECT g.f FROM g(1)", Call(None, "f", 1, False)),
+    ("SELECT q.f FROM SESSION_USER q", Call(None, "f", 1, False)),
+    ('SELECT "user".f FROM user', Call(None, "f", 1, False)),
     ("SELECT cube(1, 2)", Call(None, "cube", 2, False)),
 ]
 

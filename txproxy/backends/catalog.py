@@ -271,6 +271,8 @@ _UNSAID: Final = "the server does not say what it holds"
 async def activity(connection: Any, pids: Collection[int]) -> dict[int, str]:
     """Why each of these backends cannot be let go as it is, or "". Cheap."""
     found = dict.fromkeys(pids, _UNSAID)
+    if not found:
+        return found
     for pid, state, no_xid, no_xmin in await connection.fetch(_ACTIVITY, list(pids)):
         if state is None:
             found[pid] = "pg_read_all_stats is needed to see what it does"
@@ -291,6 +293,8 @@ async def locks(connection: Any, pids: Collection[int]) -> dict[int, str | set[i
     Not cheap: the server goes through the locks of all backends.
     """
     found: dict[int, str | set[int]] = dict.fromkeys(pids, _UNSAID)
+    if not found:
+        return found
     for pid, other, read in await connection.fetch(_LOCKS, list(pids), _RELATIONS_LIMIT + 2):
         if other is not None:
             found[pid] = f"it holds a lock: {other}"
