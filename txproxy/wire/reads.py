@@ -201,17 +201,34 @@ _VALUES: Final = (
 
 
 def _scalars(tokens: list[_Token]) -> set[bytes]:
-    """What may name a function in FROM: of a single value, q.f is then f(value), as (x).f is."""
+    """What may name a function in FROM: of a single value, q.f is then f(value), as (x).f is.
+
+    Behind a parenthesis, but not behind that of a subquery, which has rows.
+    """
     found: set[bytes] = set(_VALUES)
+    open_queries: list[bool] = []
+    is_query = False  # what the last parenthesis has closed
     for place in range(1, len(tokens) - 1):
-        if tokens[place].is_identifier:
+        token = tokens[place]
+        if token.is_other(b"("):
+            open_queries.append(_is_query(tokens, place + 1))
+        elif token.is_other(b")"):
+            is_query = bool(open_queries) and open_queries.pop()
+        elif token.is_identifier:
             before = tokens[place - 1]
             if before.is_word(b"as"):
                 before = tokens[place - 2]
-            behind = before.is_other(b")") or before.is_word(b"ordinality", *_VALUES)
+            behind = before.is_word(b"ordinality", *_VALUES)
+            behind = behind or (before.is_other(b")") and not is_query)
             if behind or tokens[place + 1].is_other(b"("):
-                found.add(tokens[place].said)
+                found.add(token.said)
     return found
+
+
+def _is_query(tokens: list[_Token], place: int) -> bool:
+    if tokens[place].is_word(b"values"):  # may be a column, too
+        return tokens[place + 1].is_other(b"(")
+    return tokens[place].is_word(b"select", b"with", b"table")
 
 
 def _chain_end(tokens: list[_Token], start: int) -> int:
