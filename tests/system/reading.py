@@ -16,6 +16,8 @@ CREATE SEQUENCE "S q";
 
 CREATE FUNCTION volatile_f(t) RETURNS int LANGUAGE sql VOLATILE
     AS 'SELECT set_config(''app.x'', ''set'', false) IS NULL; SELECT 1';
+CREATE FUNCTION told(name) RETURNS text LANGUAGE sql VOLATILE
+    AS 'SELECT set_config(''app.x'', ''set'', false)';
 CREATE FUNCTION stable_f() RETURNS text LANGUAGE plpgsql STABLE
     AS 'BEGIN RETURN set_config(''app.x'', ''set'', false); END';
 CREATE FUNCTION "Odd ""name"()  RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT nextval(''sq'')';
@@ -257,6 +259,14 @@ SELECT t."volatile_f" FROM public . t | volatile_f()
 SELECT (t).volatile_f FROM t | volatile_f()
 SELECT volatile_f(t) FROM t | volatile_f()
 SELECT public.volatile_f(t) FROM t | volatile_f()
+select q.nextval from to_regclass('sq') as q | nextval()
+select "Q"."nextval" from to_regclass('sq') "Q" (x) | nextval()
+select to_regclass.nextval from to_regclass('sq') | nextval()
+select q.age from make_timestamptz(2020, 1, 1, 1, 1, 1) q | age()
+select q.told from current_user as q | told()
+select "current_user".told from current_user | told()
+select q.told from cast('x' as name) as q | told()
+select q.told from rows from (name('x')) as q | told()
 SELECT stable_f() | stable_f()
 SELECT "Odd ""name"() | Odd "name()
 SELECT initcap(true) | initcap()

@@ -464,6 +464,7 @@ OF_EXTENSIONS = """
 SELECT 'a'::public.citext = 'A', 'a=>1'::public.hstore -> 'a', 'a.b'::public.ltree @> 'a'
 SELECT max(x), min(x), replace('a', 'b', 'c') FROM (SELECT 'a' AS x) AS v
 SELECT max(x) FROM (SELECT 'a'::citext AS x) AS v
+TABLE v
 SELECT 'abc' % 'abd', 'a' <-> 'b', '(1,2)'::cube <-> '(2,3)'::cube
 """.strip().splitlines()
 
@@ -476,7 +477,10 @@ async def test_extensions_switch_nothing_off(server: EmbeddedPostgres) -> None:
         for extension in sorted(available):
             inside.execute(f'CREATE EXTENSION IF NOT EXISTS "{extension}" CASCADE'.encode())
         assert available >= {"citext", "cube", "dblink", "hstore", "ltree", "pg_trgm"}
-        inside.execute("CREATE TABLE t ()")
+        inside.execute(
+            "CREATE VIEW v AS SELECT x FROM (SELECT 'a'::citext AS x) AS s WHERE x = 'A'"
+        )
+        inside.execute("GRANT SELECT ON v TO app")
         with contextlib.closing(Client(server, name)) as client:
             monitor = await connect(server, name)
             knowledge = Knowledge()

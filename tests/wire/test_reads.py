@@ -36,6 +36,13 @@ CALLS = [
     ("SELECT (x).f FROM t", Call(None, "f", 1, False)),
     ('SELECT (x).a . "f" FROM t', Call(None, "f", 1, False)),
     ("SELECT x[1].f FROM t", Call(None, "f", 1, False)),
+    ("SELECT q.f FROM g(1) AS q", Call(None, "f", 1, False)),
+    ("SELECT q.f FROM g(1) WITH ORDINALITY q (x)", Call(None, "f", 1, False)),
+    ("SELECT q.f FROM u, g(values) q", Call(None, "f", 1, False)),
+    ("SELECT q.f FROM g((SELECT 1)) AS q", Call(None, "f", 1, False)),
+    ("SELECT g.f FROM g(1)", Call(None, "f", 1, False)),
+    ("SELECT q.f FROM SESSION_USER q", Call(None, "f", 1, False)),
+    ('SELECT "user".f FROM user', Call(None, "f", 1, False)),
     ("SELECT cube(1, 2)", Call(None, "cube", 2, False)),
 ]
 
@@ -106,6 +113,13 @@ def test_dotted_names() -> None:
     text = 'SELECT t.a, t . "B b" , x.t.c, 1 AS d FROM other.t JOIN u USING (e)'
     assert read(text.encode()).attributes == ["a", "B b", "t", "c", "t"]
     assert read(b"SELECT x::public.t, CAST(x AS public.t)").attributes == []
+
+
+def test_a_subquery_has_rows() -> None:
+    text = b"SELECT s.f, v.g, l.h FROM (SELECT a(1)) AS s, (VALUES (1)) v, LATERAL (TABLE t) l"
+    reading = read(text)
+    assert reading.attributes == ["f", "g", "h"]
+    assert [call.name for call in reading.calls] == ["a"]
 
 
 def test_names_are_cut_as_the_server_does() -> None:

@@ -272,6 +272,8 @@ _UNSAID: Final = "the server does not say what it holds"
 async def activity(connection: Any, pids: Collection[int]) -> dict[int, str]:
     """Why each of these backends cannot be let go as it is, or "". Cheap."""
     found = dict.fromkeys(pids, _UNSAID)
+    if not found:
+        return found
     for pid, state, no_xid, no_xmin in await connection.fetch(_ACTIVITY, list(pids)):
         if state is None:
             found[pid] = "pg_read_all_stats is needed to see what it does"
@@ -294,6 +296,8 @@ async def locks(connection: Any, pids: Collection[int]) -> tuple[dict[int, str |
     """
     found: dict[int, str | set[int]] = dict.fromkeys(pids, _UNSAID)
     took = 0.0
+    if not found:
+        return found, took
     for pid, other, read, seconds in await connection.fetch(
         _LOCKS, list(pids), _RELATIONS_LIMIT + 2
     ):

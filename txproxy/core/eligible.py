@@ -193,7 +193,7 @@ def hidden_why(function: Function) -> str:
 
 # Expressions, as the server stores those of views, policies and domains: pg_node_tree.
 
-_CALLED: Final = re.compile(r":(?:funcid|opfuncid|aggfnoid|winfnoid|tsmhandler) (\d+)")
+_CALLED: Final = re.compile(r":(?:funcid|aggfnoid|winfnoid|tsmhandler) (\d+)")
 _CLOCK: Final = re.compile(
     r"\{SQLVALUEFUNCTION :op [0-8] "
 )  # SVFOP_CURRENT_DATE to LOCALTIMESTAMP_N
@@ -201,7 +201,7 @@ _CONSTANT_BYTES: Final = re.compile(r":constvalue \d+ \[ ([-\d ]*)\]")
 
 
 def functions_in(tree: str) -> set[int]:
-    """The oids of the functions that this expression calls by name; 0 is none."""
+    """The oids of the functions that this expression calls; not those of operators."""
     return {int(oid) for oid in _CALLED.findall(tree)} - {0}
 
 

@@ -36,8 +36,8 @@ class Reading:
     """What a text says.
 
     why         it can never be released; "" if the catalog has to decide
-    calls       names that may be functions, with parentheses or behind an expression: `(x).f`
-    attributes  dotted names: `t.f` is f(t) if t has no column f
+    calls       names that may be functions, with parentheses, or behind an expression: `(x).f`
+    attributes  dotted names: `t.f` is f(t), of the whole row, if t has no column f
     """
 
     why: str = ""
@@ -180,16 +180,55 @@ def _read_one(statement: Statement, conforming: bool, found: Reading) -> str:
     if not tokens[first].is_word(*_READS):
         return _NOT_A_READ
     why = _strings_why(statement, tokens, conforming)
+    scalars = _scalars(tokens)
     position = 1
     while not why and position < len(tokens) - 1:
         if tokens[position].is_identifier:
             end = _chain_end(tokens, position)
-            why = _chain_why(tokens, position, end, found)
+            why = _chain_why(tokens, position, end, scalars, found)
             position = end
         else:
             position += 1
             why = UNSURE if tokens[position - 1].is_other(b";") else ""
     return why
+
+
+_VALUES: Final = (
+    b"current_catalog", b"current_role", b"current_schema", b"current_user", b"session_user",
+    b"system_user", b"user",
+)  # fmt: skip
+"""Functions that are called without parentheses."""
+
+
+def _scalars(tokens: list[_Token]) -> set[bytes]:
+    """What may name a function in FROM: of a single value, q.f is then f(value), as (x).f is.
+
+    Behind a parenthesis, but not behind that of a subquery, which has rows.
+    """
+    found: set[bytes] = set(_VALUES)
+    open_queries: list[bool] = []
+    is_query = False  # what the last parenthesis has closed
+    for place in range(1, len(tokens) - 1):
+        token = tokens[place]
+        if token.is_other(b"("):
+            open_queries.append(_is_query(tokens, place + 1))
+        elif token.is_other(b")"):
+            is_query = bool(open_queries) and open_queries.pop()
+        elif token.is_identifier:
+            before = tokens[place - 1]
+            if before.is_word(b"as"):
+                before = tokens[place - 2]
+            behind = before.is_word(b"ordinality", *_VALUES)
+            behind = behind or (before.is_other(b")") and not is_query)
+            if behind or tokens[place + 1].is_other(b"("):
+                found.add(token.said)
+    return found
+
+
+def _is_query(tokens: list[_Token], place: int) -> bool:
+    if tokens[place].is_word(b"values"):  # may be a column, too
+        return tokens[place + 1].is_other(b"(")
+    return tokens[place].is_word(b"select", b"with", b"table")
 
 
 def _chain_end(tokens: list[_Token], start: int) -> int:
@@ -200,7 +239,9 @@ def _chain_end(tokens: list[_Token], start: int) -> int:
     return end
 
 
-def _chain_why(tokens: list[_Token], start: int, end: int, found: Reading) -> str:
+def _chain_why(
+    tokens: list[_Token], start: int, end: int, scalars: set[bytes], found: Reading
+) -> str:
     """The same for the identifiers of one dotted name, those from `start` to `end`."""
     before = tokens[start - 1]
     token = tokens[start]
@@ -226,11 +267,11 @@ def _chain_why(tokens: list[_Token], start: int, end: int, found: Reading) -> st
         for each in tokens[start:end:2]:
             if not each.said.isascii() and (each.kind == _WORD or not _is_utf8(each.said)):
                 return UNSURE  # the server may lower more letters than those of ASCII
-        _note(tokens, start, end, found)
+        _note(tokens, start, end, scalars, found)
     return ""
 
 
-def _note(tokens: list[_Token], start: int, end: int, found: Reading) -> None:
+def _note(tokens: list[_Token], start: int, end: int, scalars: set[bytes], found: Reading) -> None:
     """The names of a dotted name that may be functions."""
     parts = [_text(each.said) for each in tokens[start:end:2]]
     token = tokens[start]
@@ -240,8 +281,9 @@ def _note(tokens: list[_Token], start: int, end: int, found: Reading) -> None:
         is_sure = not (alone and token.kind == _WORD and token.said in _PERHAPS_SYNTAX)
         schema = parts[-2] if len(parts) > 1 else None
         found.calls.append(Call(schema, parts.pop(), _arguments(tokens, end), is_sure))
-    if is_field:
-        found.calls.extend(Call(None, name, 1, is_sure=False) for name in parts)
+    if is_field or token.said in scalars:
+        fields = parts if is_field else parts[1:]
+        found.calls.extend(Call(None, name, 1, is_sure=False) for name in fields)
     else:
         found.attributes.extend(parts[1:])
 
