@@ -23,8 +23,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Final
 
 from common import (
@@ -71,13 +73,17 @@ COMMIT;
 
 @dataclass(frozen=True)
 class Cell:
-    """One kind of load. `statements` is what a client sends for one of pgbench's transactions."""
+    """One kind of load. `statements` is what a client sends for one of pgbench's transactions.
+
+    The clients are evenly divided among `zones`, and ask for these when they connect.
+    """
 
     name: str
     clients: int
     arguments: tuple[str, ...]
     statements: int = 1
     named: bool = False  # it prepares statements under names
+    zones: tuple[str, ...] = ("",)
 
 
 SELECT_ONLY: Final = ("-S", "-M")
@@ -87,6 +93,7 @@ CELLS: Final = (
     Cell("extended/16", 16, (*SELECT_ONLY, "extended")),
     Cell("extended/64", 64, (*SELECT_ONLY, "extended")),
     Cell("prepared/16", 16, (*SELECT_ONLY, "prepared"), named=True),
+    Cell("settings/64", 64, (*SELECT_ONLY, "simple"), zones=("Europe/Vienna", "Asia/Tokyo")),
     Cell("transaction/16", 16, ("-M", "simple", "-f", "{script}"), statements=3),
     Cell("simple/1", 1, (*SELECT_ONLY, "simple")),
 )
@@ -138,23 +145,28 @@ class Bench:
     def measure(self, cell: Cell, target: Target, seconds: int) -> Sample:
         """Run one cell against one target."""
         before = cpu_seconds(target.pid)
-        printed = run(self._command(cell, target.port, seconds))
+        commands = [self._command(cell, zone, target.port, seconds) for zone in cell.zones]
+        with ThreadPoolExecutor(len(commands)) as executor:
+            printed = list(executor.map(run, commands))
         after = cpu_seconds(target.pid)
-        statements = int(_number(printed, r"actually processed: (\d+)")) * cell.statements
+        processed = sum(_number(each, r"actually processed: (\d+)") for each in printed)
+        statements = int(processed) * cell.statements
         cpu = (after - before) / max(statements, 1) * 1e6
         return Sample(
             statements,
-            _number(printed, r"tps = ([\d.]+)") * cell.statements,
-            _number(printed, r"latency average = ([\d.]+) ms"),
+            sum(_number(each, r"tps = ([\d.]+)") for each in printed) * cell.statements,
+            fmean(_number(each, r"latency average = ([\d.]+) ms") for each in printed),
             cpu if target.pid is not None else None,
         )
 
-    def _command(self, cell: Cell, port: int, seconds: int) -> list[str]:
-        threads = min(cell.clients, os.cpu_count() or 1)
+    def _command(self, cell: Cell, zone: str, port: int, seconds: int) -> list[str]:
+        clients = cell.clients // len(cell.zones)
+        threads = min(clients, os.cpu_count() or 1)
         arguments = [each.format(script=self.script) for each in cell.arguments]
         return [
+            *(("env", f"PGTZ={zone}") if zone else ()),
             *(self.pgbench, "-n", *_where(port)),
-            *("-c", str(cell.clients), "-j", str(threads), "-T", str(seconds)),
+            *("-c", str(clients), "-j", str(threads), "-T", str(seconds)),
             *("-D", f"scale={self.scale}", *arguments, USER),
         ]
 
@@ -278,8 +290,9 @@ def rows(results: Results, cells: Sequence[Cell]) -> list[tuple[str, ...]]:
 
 
 HOW_TO_READ: Final = """
-simple, extended, prepared: pgbench -S in that protocol; transaction: BEGIN, SELECT, COMMIT, each
-counted as a statement; behind the slash the number of clients. Pools hold {pool_size} connections.
+simple, extended, prepared: pgbench -S in that protocol; settings: simple, half of the clients with
+another TimeZone than the others; transaction: BEGIN, SELECT, COMMIT, each counted as a statement;
+behind the slash the number of clients. Pools hold {pool_size} connections.
 Numbers are medians of the rounds; ratios are medians of each round's ratio, and are what to trust
 where other work shares the machine: rounds were up to {spread:.0%} apart. "to direct" and the first
 "to PgBouncer" are throughput, more is better; CPU µs is the pooler's own time per statement, less
