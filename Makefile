@@ -11,6 +11,9 @@ LABELS :=
 PARALLEL := 2
 DRIVER := psycopg
 
+# of `make bench-idle`: a PNG to draw
+PLOT :=
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test check fix bench bench-idle bench-latency bench-memory compiled \
@@ -48,8 +51,8 @@ django-suite: $(VENV)/.test
 bench: $(VENV)/.demo
 	$(BIN)/python benchmarks/throughput.py
 
-bench-idle: $(VENV)/.demo
-	$(BIN)/python benchmarks/idle_in_transaction.py
+bench-idle: $(VENV)/$(if $(PLOT),.bench,.demo)
+	$(BIN)/python benchmarks/idle_in_transaction.py $(if $(PLOT),--plot $(PLOT))
 
 bench-latency: $(VENV)/.demo
 	$(BIN)/python benchmarks/latency.py
@@ -63,7 +66,7 @@ clean:
 
 # A stamp says that an extra is installed as pyproject.toml now states it.
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
+$(VENV)/.demo $(VENV)/.bench $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Iterable
 from typing import Final
 
 import uvloop
-from load import BEGIN, COMMIT, HOST, IDLE, SELECT, STARTUP, TERMINATE, ready
+from statements import BEGIN, COMMIT, HOST, IDLE, SELECT, STARTUP, TERMINATE, ready
 
 AT_ONCE: Final = 100  # clients that are busy at a time
 

@@ -1,19 +1,23 @@
 """What becomes of short transactions while other clients sleep inside theirs.
 
     .venv/bin/python benchmarks/idle_in_transaction.py [--rounds N] [--seconds N] [--active N]
-        [--sleepers N] [--sleep SECONDS] [--autocommit] [--json FILE]
+        [--sleepers N] [--sleep SECONDS] [--autocommit] [--json FILE] [--plot FILE.png]
 
 The active clients send BEGIN, SELECT 1 and COMMIT, each when the one before is answered, as
-Django's atomic() does; with --autocommit, SELECT 1 alone. The sleepers begin, read, sleep, and
-commit. It starts a PostgreSQL of its own and poolers with 10 connections in front of it, and lets
-the same clients meet each in turn, several rounds of all. Everything that is started is stopped at
-the end, also on Ctrl-C.
+Django's atomic() does; with --autocommit, SELECT 1 alone. The sleepers come a little later. They
+begin, read, sleep, read again, and commit; each of their reads has an answer that is nobody else's.
+It starts a PostgreSQL of its own and poolers with 10 connections in front of it, and lets the same
+clients meet each in turn, several rounds of all. Everything that is started is stopped at the end,
+also on Ctrl-C.
+
+With --plot it draws what the active clients got over time (needs matplotlib: the extra "bench").
 
 txproxy is the one of the Python that runs this: with the compiled one, it measures that.
 """
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import sys
 import tempfile
@@ -35,42 +39,22 @@ from common import (
     text,
 )
 from poolers import (
-    DIRECT,
     HOST,
     PGBOUNCER,
-    TXPROXY,
     USER,
     BenchmarkError,
-    Pooling,
     Target,
     load,
+    raise_file_limit,
     say,
-    start_pgbouncer,
-    txproxy,
 )
 from psycopg.rows import dict_row
+from setups import ALONE, DIRECT_LIMIT, LEAD, POOL_SIZE, Configuration, make_page, start
 
 from txproxy.cli.embedded import EmbeddedPostgres
 
-POOL_SIZE: Final = 10
-TIMEOUT: Final = 1  # seconds: idle_transaction_timeout, where there is one
 WARM_UP: Final = 1.5  # seconds, in which the sleepers take their places
 CONSOLE: Final = "pgbouncer"  # the database that answers SHOW, in both poolers
-ALONE: Final = "active alone"
-NO_TIMEOUT: Final = "sleepers, no timeout"
-WITH_TIMEOUT: Final = f"sleepers, timeout {TIMEOUT} s"
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """What is measured: a target, named by its pooler, and who its clients are."""
-
-    pooler: str
-    load: str
-    target: Target
-
-    def __str__(self) -> str:
-        return f"{self.pooler}, {self.load}"
 
 
 @dataclass(frozen=True)
@@ -83,45 +67,14 @@ class Sample:
     max_ms: float
     active_errors: int  # all that went wrong: errors, lost connections, refused ones
     asleep_committed: int
+    asleep_answered: int  # statements that got the answer that is theirs
+    asleep_unanswered: int  # statements that still waited for one at the end
     asleep_errors: int  # told on a connection that lived on
-    asleep_disconnects: int
+    asleep_disconnects: int  # connections lost, or refused
     server_connections: int  # made during the run
     waiting: float | None  # clients that waited for a server connection, on average
     own_cpu: float  # cores that the clients' process used
-    told: dict[str, Any]  # by load.py: what went wrong, by SQLSTATE
-
-
-# Targets.
-
-
-def start(
-    stack: contextlib.ExitStack, server: EmbeddedPostgres, root: Path, clients: int
-) -> list[Configuration]:
-    """Start the poolers; the stack stops them. A pooler with a timeout is a process of its own."""
-    max_clients = 2 * clients
-
-    def pooling(more: str) -> Pooling:
-        return Pooling(POOL_SIZE, max_clients, more)
-
-    found = [Configuration(DIRECT, NO_TIMEOUT, Target(DIRECT, server.port))]
-    stats = f"stats_users = {USER}\n"
-    for target in start_pgbouncer(stack, server.port, root / "bouncer", pooling(stats)):
-        found += [Configuration(PGBOUNCER, load, target) for load in (ALONE, NO_TIMEOUT)]
-    timeout = f"{stats}idle_transaction_timeout = {TIMEOUT}\n"
-    for target in start_pgbouncer(stack, server.port, root / "bouncer-timeout", pooling(timeout)):
-        found += [Configuration(PGBOUNCER, WITH_TIMEOUT, target)]
-
-    def one(name: str, timeout: int) -> Target:
-        more = f'stats_users = ["{USER}"]\nidle_transaction_timeout = {timeout}\n'
-        return stack.enter_context(txproxy(server.port, root / name, pooling(more)))
-
-    without = one("txproxy", 0)
-    return [
-        *found,
-        Configuration(TXPROXY, ALONE, without),
-        Configuration(TXPROXY, NO_TIMEOUT, without),
-        Configuration(TXPROXY, WITH_TIMEOUT, one("txproxy-timeout", TIMEOUT)),
-    ]
+    told: dict[str, Any]  # by load.py: what went wrong, by SQLSTATE, and the timelines
 
 
 # Measuring.
@@ -146,10 +99,11 @@ class Bench:
             target.port,
             active=options.active,
             seconds=options.seconds,
-            warm_up=WARM_UP,
+            warm_up=LEAD + WARM_UP,
             transaction=not options.autocommit,
             sleepers=0 if configuration.load == ALONE else options.sleepers,
             sleep=options.sleep,
+            alone=LEAD,
         )
         waited_after = self._waited(target)
         active, asleep = told["active"], told["sleepers"]
@@ -161,8 +115,10 @@ class Bench:
             max_ms=active["max_ms"],
             active_errors=sum(_number(active, which) for which in errors),
             asleep_committed=asleep["committed"],
+            asleep_answered=asleep["answered"],
+            asleep_unanswered=asleep["unanswered"],
             asleep_errors=_number(asleep, "errors"),
-            asleep_disconnects=_number(asleep, "disconnects"),
+            asleep_disconnects=_number(asleep, "disconnects") + _number(asleep, "refused"),
             server_connections=self._connections() - connections,
             waiting=(waited_after - waited) / told["lasted"] if target.pid else None,
             own_cpu=told["own_cpu"],
@@ -205,54 +161,85 @@ def measure_all(bench: Bench, configurations: Sequence[Configuration], rounds: i
 
 # What people read.
 
-HEAD: Final = (
-    "clients",
+ACTIVE_HEAD: Final = (
+    "what the active clients get",
     "transactions/s",
     "to alone",
     "p50 ms",
     "p99 ms",
     "max ms",
     "errors",
-    "asleep: committed",
+    "waiting",
+)
+ASLEEP_HEAD: Final = (
+    "what the sleepers get",
+    "committed",
+    "answered",
+    "unanswered",
     "errors",
     "disconnects",
     "server connections",
-    "waiting",
 )
 
 
-def row(results: Results, configuration: Configuration) -> tuple[str, ...]:
-    """A configuration's row of the table."""
-    pooler, load = configuration.pooler, configuration.load
+def tables(results: Results, configurations: Sequence[Configuration]) -> list[str]:
+    """One of the active clients, and one of the sleepers."""
+    asleep = [each for each in configurations if each.load != ALONE]
+    return [
+        markdown(ACTIVE_HEAD, [active_row(results, each) for each in configurations]),
+        markdown(ASLEEP_HEAD, [asleep_row(results, each) for each in asleep]),
+    ]
 
-    def median(what: str, form: str = ",.0f") -> str:
-        return text(results.median(pooler, load, what), form)
 
+def median(results: Results, which: Configuration, what: str, form: str = ",.0f") -> str:
+    return text(results.median(which.pooler, which.load, what), form)
+
+
+def active_row(results: Results, which: Configuration) -> tuple[str, ...]:
     return (
-        str(configuration),
-        median("per_second"),
-        text(results.ratio(pooler, load, ALONE, "per_second"), ".3f"),
-        *(median(f"{which}_ms", ",.1f") for which in ("p50", "p99", "max")),
-        median("active_errors"),
-        *(median(f"asleep_{which}") for which in ("committed", "errors", "disconnects")),
-        median("server_connections"),
-        median("waiting"),
+        str(which),
+        median(results, which, "per_second"),
+        text(results.ratio(which.pooler, which.load, ALONE, "per_second"), ".3f"),
+        *(median(results, which, f"{name}_ms", ",.1f") for name in ("p50", "p99", "max")),
+        median(results, which, "active_errors"),
+        median(results, which, "waiting"),
+    )
+
+
+def asleep_row(results: Results, which: Configuration) -> tuple[str, ...]:
+    names = ("committed", "answered", "unanswered", "errors", "disconnects")
+    return (
+        str(which),
+        *(median(results, which, f"asleep_{name}") for name in names),
+        median(results, which, "server_connections"),
     )
 
 
 HOW_TO_READ: Final = """
-{active} active clients send {sent}, without a pause; {sleepers} sleepers send BEGIN and SELECT 1,
-sleep {sleep} s, and send COMMIT. "active alone" is without the sleepers. Pools hold {pool}
-connections; direct has one for each client. A timeout is the pooler's idle_transaction_timeout.
-Numbers are medians of the rounds, counts are those of a run of {seconds} s. transactions/s, "to
-alone" (the same in proportion to the pooler's own "active alone", in the same round), latencies of
-a whole transaction and the first errors are the active clients'; an error is an ERROR, a lost or a
-refused connection. A transaction that is unfinished at the end of a run counts among the latencies
-as what it has lasted until then: a maximum near the length of a run means "longer". Sleepers could
-commit {most} times. Their errors came over a connection that lived on; disconnects are connections
-that they lost. "server connections" were made while it ran: direct, all clients make theirs then.
-"waiting" is how many clients waited for a server connection on average, as the pooler counts them.
+{active} active clients send {sent}, without a pause. {lead:.0f} s later come {sleepers}
+sleepers, all at once: they send BEGIN and a SELECT, sleep {sleep} s, and send another SELECT and
+COMMIT. {warm_up} s after that begin the {seconds} s that count. "active alone" is without the
+sleepers. Pools hold {pool} connections; {direct}.
+
+"timeout" is the pooler's idle_transaction_timeout; no timeout is what both poolers come with, and
+early_release is on ("auto") where it is not off. Numbers are medians of the rounds.
+
+The active clients: "to alone" is transactions/s in proportion to the pooler's own "active alone",
+in the same round. Latencies are of a whole transaction; one that is unfinished at the end of a run
+counts as what it has lasted until then: a maximum near the length of a run means "longer". An error
+is an ERROR, a lost or a refused connection. "waiting" is how many clients, of all, waited for a
+server connection on average, as the pooler counts them.
+
+The sleepers: they could commit {most} times, four statements each. "answered" are their statements
+that got their answer: each SELECT is for a text that is nobody else's, and its answer is looked at
+byte for byte. "unanswered" are those that somebody still waited for at the end of the run. Their
+errors came over a connection that lived on; disconnects are connections that they lost, or did not
+get. "server connections" were made during the run, its warm-up included: direct, all clients make
+theirs then; txproxy makes one to ask the server about sleepers.
+
 Client, pooler and server share the CPUs; the clients used up to {own_cpu:.2f} of one."""
+DIRECT_HAS: Final = "direct has one for each client"
+NO_DIRECT: Final = f"direct is left out with more than {DIRECT_LIMIT} clients"
 
 
 def how_to_read(results: Results, options: argparse.Namespace) -> str:
@@ -262,7 +249,10 @@ def how_to_read(results: Results, options: argparse.Namespace) -> str:
         sent="SELECT 1" if options.autocommit else "BEGIN, SELECT 1, COMMIT",
         sleepers=options.sleepers,
         sleep=options.sleep,
+        lead=LEAD,
+        warm_up=WARM_UP,
         pool=POOL_SIZE,
+        direct=NO_DIRECT if options.active + options.sleepers > DIRECT_LIMIT else DIRECT_HAS,
         seconds=options.seconds,
         most=options.sleepers * options.seconds // options.sleep,
         own_cpu=max(each.own_cpu for each in samples),
@@ -290,6 +280,20 @@ def as_json(
 # The whole.
 
 
+def need_matplotlib() -> None:
+    """Raises BenchmarkError if it is not installed: better now than when all is measured."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise BenchmarkError("--plot needs matplotlib: pip install --editable '.[bench]'")
+
+
+def title(options: argparse.Namespace) -> str:
+    """What the plot shows."""
+    return (
+        f"{options.active} active clients, {options.sleepers} that sleep {options.sleep} s in each "
+        f"transaction, {POOL_SIZE} connections"
+    )
+
+
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     # A run is as long as it takes until each sleeper has had its turn: 40 / 10 times 3 s.
@@ -302,6 +306,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--autocommit", action="store_true", help="active clients send SELECT 1 alone"
     )
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it over time as well")
     return parser.parse_args(argv)
 
 
@@ -309,11 +314,18 @@ def benchmark() -> None:
     """Measure, print, and write the JSON."""
     options = parse_arguments()
     clients = options.active + options.sleepers
+    if options.plot:
+        need_matplotlib()
+    raise_file_limit(2 * clients)
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="txproxy-bench-")))
         root.chmod(0o755)  # PgBouncer runs as another user
-        settings: dict[str, str | int] = {"max_connections": clients + 100, "log_connections": "on"}
+        settings: dict[str, str | int] = {
+            "max_connections": 100 + (clients if clients <= DIRECT_LIMIT else 0),
+            "log_connections": "on",
+        }
         server = stack.enter_context(EmbeddedPostgres(settings=settings))
+        make_page(server)
         configurations = start(stack, server, root, clients)
         ran_on = environment(
             server.version,
@@ -321,10 +333,13 @@ def benchmark() -> None:
             runs=f"{options.seconds} s each, rounds: {options.rounds}",
         )
         results = measure_all(Bench(server, options), configurations, options.rounds)
-    table = markdown(HEAD, [row(results, each) for each in configurations])
-    print(document(ran_on, table, how_to_read(results, options)))
+    print(document(ran_on, *tables(results, configurations), how_to_read(results, options)))
     if options.json:
         options.json.write_text(as_json(ran_on, results, configurations))
+    if options.plot:
+        from plot import draw  # not at the top: nothing else needs matplotlib
+
+        draw(options.plot, results, configurations, title(options))
 
 
 if __name__ == "__main__":

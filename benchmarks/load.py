@@ -8,37 +8,52 @@ if it was asleep when it wakes, as an application would find out.
 
 What counts is what happens in the `seconds` after `warm_up`. Transactions that are unfinished at
 their end are waited for no longer: they count among the latencies as what they have lasted so far.
+The timeline counts from the start.
 """
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
-import struct
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, cast
 
 import uvloop
+from statements import (
+    BEGIN,
+    COMMIT,
+    HOST,
+    IDLE,
+    ROLLBACK,
+    SELECT,
+    SELECT_ALONE,
+    STARTUP,
+    TERMINATE,
+    UNASKED,
+    Statement,
+    marked,
+    ready,
+    split,
+    sqlstate,
+)
 
-HOST: Final = "127.0.0.1"
-USER: Final = "postgres"  # also the name of the database
 RETRY: Final = 0.1  # seconds from a refused connection to the next attempt
 GRACE: Final = 5.0  # seconds that transactions may take to end, after all is measured
-
-IDLE: Final = b"I"
-IN_TRANSACTION: Final = b"T"
-UNASKED: Final = b"ANS"  # notifications, notices, parameters: may stand between other messages
+TICK: Final = 0.25  # seconds, of the timeline
+WRONG: Final = "a wrong answer"  # always counts
 
 
 @dataclass(frozen=True)
 class Order:
     """What to do. `transaction`: the active clients send BEGIN, SELECT 1, COMMIT, each when the one
-    before is answered, else SELECT 1 alone. Sleepers do the former, and sleep before the COMMIT.
+    before is answered, else SELECT 1 alone. Sleepers begin, read the table PAGE, sleep, read it
+    again, and commit.
     """
 
     port: int
@@ -48,61 +63,44 @@ class Order:
     transaction: bool = True
     sleepers: int = 0
     sleep: float = 0.0  # seconds
+    alone: float = 0.0  # seconds from the start to the first BEGIN of the sleepers
 
 
-def message(kind: bytes, body: bytes) -> bytes:
-    return kind + struct.pack("!I", len(body) + 4) + body
+Steps = Iterator[Statement | float]  # a number: seconds of sleep
+Script = Callable[[], Steps]
 
 
-def query(statement: str) -> bytes:
-    return message(b"Q", statement.encode() + b"\0")
+def short(order: Order) -> Script:
+    """What an active client does."""
+    steps = (BEGIN, SELECT, COMMIT) if order.transaction else (SELECT_ALONE,)
+    return lambda: iter(steps)
 
 
-def startup() -> bytes:
-    body = struct.pack("!I", 0x30000) + f"user\0{USER}\0database\0{USER}\0\0".encode()
-    return struct.pack("!I", len(body) + 4) + body
+def sleepy(order: Order, number: int, came: float) -> Script:
+    """What a sleeper does, from the moment `came` on."""
+    rounds = itertools.count(1)
 
+    def steps() -> Steps:
+        token = f"sleeper {number}, transaction {next(rounds)}"
+        if (wait := came - time.perf_counter()) > 0:
+            yield wait
+        yield from (BEGIN, marked(f"{token}, before"), float(order.sleep))
+        yield from (marked(f"{token}, after"), COMMIT)
 
-def ready(status: bytes) -> bytes:
-    return message(b"Z", status)
-
-
-def done(tag: str) -> bytes:
-    return message(b"C", tag.encode() + b"\0")
-
-
-STARTUP: Final = startup()
-TERMINATE: Final = message(b"X", b"")
-INT4_COLUMN: Final = b"?column?\0" + struct.pack("!IHIhih", 0, 0, 23, 4, -1, 0)
-ONE: Final = (
-    message(b"T", struct.pack("!H", 1) + INT4_COLUMN)
-    + message(b"D", struct.pack("!HI", 1, 1) + b"1")
-    + done("SELECT 1")
-)
-
-
-@dataclass(frozen=True)
-class Statement:
-    """What is sent, and what comes back if all is well."""
-
-    query: bytes
-    answer: bytes
-
-
-BEGIN: Final = Statement(query("BEGIN"), done("BEGIN") + ready(IN_TRANSACTION))
-SELECT: Final = Statement(query("SELECT 1"), ONE + ready(IN_TRANSACTION))
-COMMIT: Final = Statement(query("COMMIT"), done("COMMIT") + ready(IDLE))
-ROLLBACK: Final = Statement(query("ROLLBACK"), done("ROLLBACK") + ready(IDLE))
-SELECT_ALONE: Final = Statement(query("SELECT 1"), ONE + ready(IDLE))
-
-Script = Sequence[Statement | float]  # a number: seconds of sleep
+    return steps
 
 
 @dataclass
 class Tally:
-    """What has become of the transactions of some clients. It counts while `counting`."""
+    """What has become of the transactions of some clients. It counts while `counting`, the timeline
+    always.
+    """
 
+    started: float
     committed: int = 0
+    answered: int = 0  # statements, as they should be
+    unanswered: int = 0  # that somebody waits for at the end
+    timeline: Counter[int] = field(default_factory=Counter)  # committed, by ticks since the start
     latencies: list[float] = field(default_factory=list)  # seconds, also of those unfinished
     unfinished: int = 0
     errors: Counter[str] = field(default_factory=Counter)  # by SQLSTATE, on a connection that lives
@@ -110,21 +108,30 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)  # logins, by reason
     counting: bool = False
 
-    def commit(self, seconds: float) -> None:
+    def commit(self, began: float) -> None:
+        now = time.perf_counter()
+        self.timeline[int((now - self.started) / TICK)] += 1
         if self.counting:
             self.committed += 1
-            self.latencies.append(seconds)
+            self.latencies.append(now - began)
+
+    def answer(self) -> None:
+        if self.counting:
+            self.answered += 1
 
     def count(self, what: Counter[str], reason: str) -> None:
-        if self.counting:
+        if self.counting or reason == WRONG:
             what[reason] += 1
 
-    def told(self) -> dict[str, Any]:
-        """For JSON, with latencies in milliseconds."""
+    def told(self, seconds: float) -> dict[str, Any]:
+        """For JSON, with latencies in milliseconds, and a timeline of so many seconds."""
         latencies = sorted(self.latencies)
         return {
             "committed": self.committed,
             "unfinished": self.unfinished,
+            "answered": self.answered,
+            "unanswered": self.unanswered,
+            "timeline": [self.timeline[tick] for tick in range(int(seconds / TICK))],
             "p50_ms": percentile(latencies, 0.50),
             "p99_ms": percentile(latencies, 0.99),
             "max_ms": percentile(latencies, 1.0),
@@ -146,18 +153,18 @@ class Load:
 
     def __init__(self, order: Order) -> None:
         self.order = order
-        self.active = Tally()
-        self.sleepers = Tally()
+        self.started = time.perf_counter()
+        self.active = Tally(self.started)
+        self.sleepers = Tally(self.started)
         self.over = False
         self.ended = asyncio.Event()
-        short: Script = (BEGIN, SELECT, COMMIT) if order.transaction else (SELECT_ALONE,)
-        sleepy: Script = (BEGIN, SELECT, float(order.sleep), COMMIT)
-        self.clients = {Client(self, self.active, short) for _ in range(order.active)}
-        self.clients |= {Client(self, self.sleepers, sleepy) for _ in range(order.sleepers)}
+        self.clients = {Client(self, self.active, short(order)) for _ in range(order.active)}
+        came = self.started + order.alone
+        for number in range(order.sleepers):
+            self.clients.add(Client(self, self.sleepers, sleepy(order, number, came)))
 
     async def run(self) -> dict[str, Any]:
         """Let them work; what there is to tell."""
-        started = time.perf_counter()
         for client in self.clients:
             client.begin()
         await asyncio.sleep(self.order.warm_up)
@@ -168,13 +175,15 @@ class Load:
         for client in self.clients:
             client.count_unfinished()
         self.active.counting = self.sleepers.counting = False
+        measured = time.perf_counter() - self.started
         await self._end()
         return {
             "seconds": seconds,  # that counted
-            "lasted": time.perf_counter() - started,  # with warm-up and end
+            "lasted": time.perf_counter() - self.started,  # with warm-up and end
             "own_cpu": cpu / seconds,  # cores
-            "active": self.active.told(),
-            "sleepers": self.sleepers.told(),
+            "tick": TICK,  # seconds, of the timelines
+            "active": self.active.told(measured),
+            "sleepers": self.sleepers.told(measured),
         }
 
     async def _end(self) -> None:
@@ -202,7 +211,7 @@ class Client(asyncio.Protocol):
         self._load = load
         self._tally = tally
         self._script = script
-        self._steps: Iterator[Statement | float] = iter(())
+        self._steps: Steps = iter(())
         self._failed = False
         self._began = 0.0
         self._statement: Statement | None = None  # whose answer is awaited
@@ -220,7 +229,7 @@ class Client(asyncio.Protocol):
             self._leave()
             return
         self._began = time.perf_counter()
-        self._steps = iter(self._script)
+        self._steps = self._script()
         self._failed = False
         if self._logged_in:
             self._go_on()
@@ -230,6 +239,7 @@ class Client(asyncio.Protocol):
     def count_unfinished(self) -> None:
         """What is going on now counts as what it has lasted so far."""
         self._tally.unfinished += 1
+        self._tally.unanswered += self._statement is not None
         self._tally.latencies.append(time.perf_counter() - self._began)
 
     def wake_at_once(self) -> None:
@@ -250,7 +260,7 @@ class Client(asyncio.Protocol):
             self._alarm = asyncio.get_running_loop().call_later(step, self._wake)
         else:
             if not self._failed:
-                self._tally.commit(time.perf_counter() - self._began)
+                self._tally.commit(self._began)
             self.begin()
 
     def _wake(self) -> None:
@@ -297,6 +307,7 @@ class Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._statement is not None and data == self._statement.answer and not self._received:
             self._statement = None
+            self._tally.answer()
             self._go_on()
             return
         self._received += data
@@ -314,10 +325,12 @@ class Client(asyncio.Protocol):
             self._tally.count(self._tally.errors, "an answer to nothing")
             return
         elif b"".join(each for each in messages if each[:1] not in UNASKED) != statement.answer:
-            self._tally.count(self._tally.errors, sqlstate(messages) or "a wrong answer")
+            self._tally.count(self._tally.errors, sqlstate(messages) or WRONG)
             self._failed = True
             in_transaction = messages[-1] != ready(IDLE)
             self._steps = iter((ROLLBACK,) if in_transaction else ())
+        else:
+            self._tally.answer()
         self._go_on()
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -334,26 +347,6 @@ class Client(asyncio.Protocol):
         self._statement = None
         if self._alarm is None:
             self.begin()
-
-
-def split(received: bytes) -> list[bytes]:
-    """The messages that are there as a whole."""
-    messages, at = [], 0
-    while len(received) >= at + 5:
-        end = at + 1 + int.from_bytes(received[at + 1 : at + 5], "big")
-        if end > len(received):
-            break
-        messages.append(received[at:end])
-        at = end
-    return messages
-
-
-def sqlstate(messages: Sequence[bytes]) -> str:
-    """That of the last ErrorResponse, "" if there is none."""
-    errors = [each[5:].split(b"\0") for each in messages if each[:1] == b"E"]
-    return (
-        next((each[1:].decode() for each in errors[-1] if each[:1] == b"C"), "") if errors else ""
-    )
 
 
 def fail(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> NoReturn:

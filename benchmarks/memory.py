@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import json
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -40,6 +39,7 @@ from common import (
 from poolers import (
     PATIENCE,
     PGBOUNCER,
+    SPARE,
     TXPROXY,
     BenchmarkError,
     Pooling,
@@ -48,6 +48,7 @@ from poolers import (
     find_pgbouncer,
     load,
     pgbouncer,
+    raise_file_limit,
     say,
     script,
     txproxy,
@@ -56,7 +57,6 @@ from poolers import (
 from txproxy.cli.embedded import EmbeddedPostgres
 
 POOL_SIZE: Final = 20
-SPARE: Final = 200  # descriptors that a process needs beside its clients
 REST: Final = 1.0  # seconds in which a pooler tidies up before it is looked at
 
 EMPTY: Final = "nobody"
@@ -271,14 +271,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     arguments_of(parser, rounds=3, seconds=None)
     parser.add_argument("--clients", type=positive, default=10_000, help="default: %(default)s")
     return parser.parse_args(argv)
-
-
-def raise_file_limit(clients: int) -> None:
-    """For what is started from here, too: each client is a descriptor at either end."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY and most < clients + SPARE:
-        raise BenchmarkError(f"{clients} clients need more open files than {most}: see ulimit -Hn")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def benchmark() -> None:

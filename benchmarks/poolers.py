@@ -6,6 +6,7 @@ import os
 import pwd
 import random
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -28,6 +29,7 @@ DIRECT: Final = "direct"
 PGBOUNCER: Final = "PgBouncer"
 TXPROXY: Final = "txproxy"
 CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
+SPARE: Final = 200  # descriptors that a process needs beside its clients
 
 TXPROXY_TOML: Final = """
 [proxy]
@@ -121,6 +123,14 @@ def load(port: int, **order: Any) -> dict[str, Any]:
     """Let load.py's clients do what its Order says; what they tell."""
     told: dict[str, Any] = json.loads(run(script("load.py", json.dumps({"port": port, **order}))))
     return told
+
+
+def raise_file_limit(clients: int) -> None:
+    """For what is started from here, too: each client is a descriptor at either end."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < clients + SPARE:
+        raise BenchmarkError(f"{clients} clients need more open files than {most}: see ulimit -Hn")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager

@@ -36,7 +36,16 @@ def test_every_column_is_described(name: str) -> None:
 
 
 def test_columns_are_described_in_their_order() -> None:
-    for name in ("POOLS", "CLIENTS", "SERVERS", "TRANSACTIONS", "REAPED", "DATABASES", "USERS"):
+    for name in (
+        "POOLS",
+        "CLIENTS",
+        "SERVERS",
+        "TRANSACTIONS",
+        "REAPED",
+        "OFFENDERS",
+        "DATABASES",
+        "USERS",
+    ):
         rows = re.findall(r"^\| (`.*?) \|", sections()[name], flags=re.MULTILINE)
         named = [column for row in rows for column in re.findall(r"`(\w+)`", row)]
         assert named == [column.name for column in COLUMNS[name]]

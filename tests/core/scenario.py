@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from typing import Final
 
 from txproxy.config import PoolSettings, SessionSettings, TcpSettings, TlsSettings
-from txproxy.core import endings
+from txproxy.core import endings, release
 from txproxy.core.answers import Ours
 from txproxy.core.backend import Backend
 from txproxy.core.claims import Claim
@@ -17,6 +17,7 @@ from txproxy.core.limits import Group
 from txproxy.core.listener import Listener
 from txproxy.core.pool import Pool
 from txproxy.core.ports import Endpoint
+from txproxy.core.release import Candidate
 from txproxy.core.session import Session
 from txproxy.core.settings import share
 from txproxy.core.transaction import STATES
@@ -66,9 +67,15 @@ SESSION_SETTINGS: Final = SessionSettings(
     user="ann",
     pool_mode="transaction",
     idle_transaction_timeout=10.0,
+    idle_transaction_soft_timeout=0.0,
+    max_xmin_age=0,
     idle_transaction_timeout_max=60.0,
     idle_transaction_action="rollback",
     idle_transaction_sqlstate="25P03",
+    early_release="auto",
+    early_release_after=0.1,
+    early_release_min=0.01,
+    early_release_functions=(),
     query_timeout=0.0,
     transaction_timeout=0.0,
     query_wait_timeout=0.0,
@@ -392,6 +399,7 @@ class World:
         self.params = dict(PARAMS)
         self.wanted_connections = 0
         self.wants_listening = False
+        self.asked_about: list[Candidate] = []
         self.events: list[tuple[str, dict[str, object]]] = []
         of_session = {field.name for field in fields(SessionSettings)} & settings.keys()
         self.settings = replace(
@@ -421,6 +429,18 @@ class World:
         assert not self.wants_listening
         self.wants_listening = True
 
+    def ask_about(self, pool: Pool, candidates: list[Candidate]) -> None:
+        assert pool is self.pool
+        assert not self.asked_about
+        self.asked_about = candidates
+
+    def answers(self, why: str = "", took: float = 0.0) -> None:
+        """The server was asked about all of them, and this is why not; "" for none."""
+        asked, self.asked_about = self.asked_about, []
+        for candidate in asked:
+            candidate.why = why
+        release.answered(self.pool, asked, took)
+
     def claimed(self, pool: Pool, names: tuple[str, ...], claim: Claim) -> None:
         """Its own database is the only one."""
         if pool.settings.dbname in names:
@@ -428,6 +448,9 @@ class World:
 
     def defaults_changed(self, pool: Pool) -> None:
         pool.defaults_changed()
+
+    def left_open(self, session: Session, how: str, fields: dict[str, object]) -> None:
+        self.event(how, fields)
 
     def event(self, name: str, fields: dict[str, object]) -> None:
         self.events.append((name, fields))
@@ -553,11 +576,13 @@ def begin(client: FakeClient, backend: FakeBackend) -> None:
 
 
 def fail(client: FakeClient, backend: FakeBackend) -> None:
-    """The client's transaction fails on the backend."""
+    """The client's transaction fails on the backend, which it keeps: it has a savepoint."""
+    client.sends(query("SAVEPOINT s"))
+    backend.says(done("SAVEPOINT"), ready("T"))
     client.sends(query("SELECT 1/0"))
     backend.says(error("22012"), ready("E"))
-    assert client.got() == ["E ERROR 22012", "Z E"]
-    assert backend.got() == ["Q SELECT 1/0"]
+    assert client.got() == ["C SAVEPOINT", "Z T", "E ERROR 22012", "Z E"]
+    assert backend.got() == ["Q SAVEPOINT s", "Q SELECT 1/0"]
 
 
 def reap(world: World, client: FakeClient, backend: FakeBackend) -> None:

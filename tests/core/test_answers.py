@@ -299,10 +299,7 @@ def test_the_same_by_the_extended_protocol(sql: str) -> None:
     [
         "SELECT 1",
         "BEGIN",
-        "ROLLBACK TO s",
         "SAVEPOINT s",
-        "SELECT 1; ROLLBACK",
-        "ROLLBACK AND CHAIN; SELECT 1",
         "SET txproxy.idle_transaction_timeout = '1s'",
     ],
 )
@@ -317,6 +314,13 @@ def test_anything_else_in_a_failed_transaction_is_refused(sql: str) -> None:
     assert backend.got() == []
 
 
+def test_savepoints_that_a_reaped_transaction_had_are_gone_with_it() -> None:
+    _, client, backend = failed()
+    client.sends(query("ROLLBACK TO s"), query("ROLLBACK TO s; SELECT 1"), unit("ROLLBACK TO s"))
+    assert client.got() == [REFUSED, "Z E", REFUSED, "Z E", "1", "2", REFUSED, "Z E"]
+    assert backend.got() == []
+
+
 @pytest.mark.parametrize(
     ("message", "answer"),
     [
@@ -324,7 +328,7 @@ def test_anything_else_in_a_failed_transaction_is_refused(sql: str) -> None:
         (FLUSH, []),
         (close("s1") + SYNC, ["3", "Z E"]),
         (query(";"), ["I", "Z E"]),
-        (unit(""), ["1", "2", "I", "Z E"]),
+        (unit(""), ["1", REFUSED, "Z E"]),
         (parse("ROLLBACK") + SYNC, ["1", "Z E"]),
         (copy_data("late") + COPY_DONE, []),
     ],
@@ -525,6 +529,24 @@ def test_an_action_can_be_made_stricter(configured: str, sql: str, answer: str) 
     _, client, _ = scene(idle_transaction_action=configured)
     client.sends(query(sql))
     assert client.got() == [answer, "Z I"]
+
+
+def test_settings_in_a_failed_transaction_that_a_backend_carries() -> None:
+    _, client, backend = scene()
+    client.sends(parse(f"SHOW {TIMEOUT}", "ours"), SYNC)
+    begin(client, backend)
+    client.got()
+    fail(client, backend)
+    for said in (
+        unit(f"SET {TIMEOUT} = '1s'"),
+        query(f"SET {TIMEOUT} = '1s'"),
+        bind("ours") + SYNC,
+    ):
+        client.sends(said)
+        assert client.got() == [REFUSED, "Z E"]
+    assert client.session.ours.timeout == 10.0
+    assert backend.got() == []
+    assert client.state == "OPEN"
 
 
 def test_a_timeout_that_is_off_can_be_switched_on() -> None:

@@ -397,3 +397,12 @@ def test_settings_and_begin_and_statement_in_one_write() -> None:
     )  # fmt: skip
     assert client.got() == ["C BEGIN", "Z T", "T", "D 1", "C SELECT 1", "Z T"]
     assert other.got() == []
+
+
+def test_a_unit_of_ours_that_fails_leaves_the_begin_as_it_was() -> None:
+    _, client, backend = scene()
+    client.sends(query("BEGIN READ ONLY"))
+    client.sends(unit("SET txproxy.idle_transaction_timeout = 'soon'"))
+    assert client.got() == ["C BEGIN", "Z T", "1", "2", "E ERROR 22023", "Z T"]
+    client.sends(query("SELECT 1"))
+    assert backend.got()[0] == "P :BEGIN READ ONLY"

@@ -242,6 +242,26 @@ def test_one_log_line_says_who_was_reaped() -> None:
     assert line["transaction_s"] == pytest.approx(11.05)
 
 
+@pytest.mark.parametrize("name", ["s", ""])
+@pytest.mark.parametrize("length", [0, 300, 3000])
+def test_a_statement_that_was_prepared_before_is_the_last_one(name: str, length: int) -> None:
+    """Not the one that was last parsed, whose code may be another."""
+    world, client, backend = scene()
+    begin(client, backend)
+    text = f"SELECT {'a' * length} 7 /*route='%2Forders'*/"
+    for each in (parse(text, name), parse("SELECT 8 /*route='other'*/", "other")):
+        client.sends(each, SYNC)
+        backend.says(PARSED, ready("T"))
+    client.sends(bind(name), execute(), SYNC)
+    backend.says(BOUND, row("x"), done("SELECT 1"), ready("T"))
+    world.sleeps(11)
+    (line,) = world.said("reaped")
+    assert line["tags"] == {"route": "/orders"}
+    assert str(line["statement"]).startswith("SELECT ")
+    assert "other" not in str(line["statement"])
+    assert "7" not in str(line["statement"])
+
+
 def test_literals_are_logged_only_where_that_is_wished() -> None:
     world, client, backend = scene()
     world.log_statement_literals = True

@@ -91,7 +91,7 @@ def test_a_transaction_keeps_the_backend_until_it_ends() -> None:
     assert backend.is_idle()
 
 
-def test_a_failed_transaction_keeps_it_too() -> None:
+def test_a_failed_transaction_with_a_savepoint_keeps_it_too() -> None:
     _, client, backend = scene()
     begin(client, backend)
     fail(client, backend)

@@ -9,8 +9,10 @@ from tests.core.scenario import World, begin, done, fail, query, ready, reap, sc
 from txproxy.config import Config, Database, Secret, User
 from txproxy.core import tables
 from txproxy.core.limits import Group
+from txproxy.core.offenders import Offenders
 from txproxy.core.pool import Pool
 from txproxy.core.rows import Value
+from txproxy.core.session import Session
 from txproxy.core.stats import Stats
 from txproxy.core.totals import Averages
 from txproxy.core.view import REAPED_LIMIT, Reaped, View
@@ -67,6 +69,7 @@ class FakeServer:
         self.databases: dict[str, Group] = {"app": world.database}
         self.users: dict[str, Group] = {"ann": world.user}
         self.reaped = Reaped()
+        self.offenders = Offenders()
         self.averages = Averages(world.now)
 
     @property
@@ -76,6 +79,9 @@ class FakeServer:
     @now.setter
     def now(self, now: float) -> None:
         self.world.now = now
+
+    def process(self, session: Session) -> str:
+        return f"{session.id} since then"
 
     def stats_of(self, database: str) -> Stats:
         total = Stats()
@@ -113,7 +119,9 @@ def test_columns_are_pgbouncers_and_ours_behind_them(name: str) -> None:
 
 
 def test_tables_that_are_ours_and_columns_that_are() -> None:
-    assert set(tables.COLUMNS) - set(PGBOUNCER) == {"HELP", "REAPED", "TRANSACTIONS"}
+    assert set(tables.COLUMNS) - set(PGBOUNCER) == {
+        *("HELP", "OFFENDERS", "REAPED", "TRANSACTIONS")
+    }
     more = {
         name: [column.name for column in tables.COLUMNS[name][len(theirs.split()) :]]
         for name, theirs in PGBOUNCER.items()
@@ -130,6 +138,7 @@ def test_values_are_of_their_columns_type(name: str) -> None:
     begin(client, backend)
     server = FakeServer(world)
     server.reaped.remember(TIME, REAPED)
+    server.offenders.count(TIME, "reaped", REAPED)
     columns = {column.name: column for column in tables.COLUMNS[name]}
     rows = server.show(name)
     assert rows
@@ -319,6 +328,9 @@ def test_statements_are_not_for_everybody() -> None:
     assert picked(row, "statement tags") == [None, None]
     server.reaped.remember(TIME, REAPED)
     assert picked(server.one("REAPED", texts=False), "statement tags") == [None, None]
+    server.offenders.count(TIME, "reaped", REAPED)
+    hidden = picked(server.one("OFFENDERS", texts=False), "statement tags process")
+    assert hidden == [None, None, None]
     assert "BEGIN" not in str(row.values())
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 from tests.core.scenario import World
+from txproxy.core.offenders import Offenders
 from txproxy.core.pool import Pool
 from txproxy.core.stats import Stats
 
@@ -26,6 +27,7 @@ class FakeServer:
         self.passed_at = self.time
         self.logins_refused = 0
         self.admin = SimpleNamespace(paused="")
+        self.offenders = Offenders()
         self.bugs: list[Exception] = []
         for world in worlds:
             self.add(world)

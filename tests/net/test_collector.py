@@ -38,6 +38,45 @@ def value(fake: FakeServer, name: str, **labels: str) -> float:
     return found
 
 
+# Who has left transactions open.
+
+
+def left_open(fake: FakeServer, **fields: object) -> None:
+    said = {"database": "app", "user": "ann", "application_name": "w", "statement": "SELECT ?"}
+    fake.offenders.count(1.0, "reaped", {**said, "idle_s": 2.0, **fields})
+
+
+def test_the_worst_offenders_by_what_says_which_code_it_was() -> None:
+    fake = FakeServer(World())
+    tags = {"route": '/a"\n', "traceparent": "1"}
+    left_open(fake, tags=tags, statement="a", application_name="one", process="1")
+    left_open(fake, tags=tags, statement="b", application_name="two", process="2")
+    left_open(fake, statement="SELECT secret")
+    left_open(fake, statement="SELECT ?, secret", application_name="three", idle_s=0.5)
+    labels = {**NAMES, "tags": "route='/a\"\n'"}
+    assert value(fake, "txproxy_offender_transactions_total", **labels) == 2
+    assert value(fake, "txproxy_offender_idle_seconds_total", **labels) == 4
+    assert value(fake, "txproxy_offender_transactions_total", **NAMES, tags="") == 2
+    assert value(fake, "txproxy_offender_idle_seconds_total", **NAMES, tags="") == 2.5
+
+
+def test_offenders_are_few_series_and_never_go_backwards() -> None:
+    """However many make up statements, names, and routes."""
+    fake = FakeServer(World())
+    before: dict[str, float] = {}
+    for number in range(1000):
+        name = "x" * (number % 200)
+        left_open(fake, statement=name, application_name=name, idle_s=1.0)
+        left_open(fake, tags={"route": f"/{name}"}, idle_s=0.001)
+        if number % 100 == 0:
+            family = scraped(fake)["txproxy_offender_idle_seconds"]
+            assert len(family.samples) <= 20
+            found = {sample.labels["tags"]: sample.value for sample in family.samples}
+            assert all(found[each] >= before[each] for each in found.keys() & before.keys())
+            before = found
+    assert before[""] == 901
+
+
 # Names.
 
 

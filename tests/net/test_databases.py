@@ -17,6 +17,14 @@ from txproxy.net.server import Server
 from txproxy.wire.codes import QUERY
 
 
+class NobodyAsks:
+    """A monitor without connections."""
+
+    def leave(self, leads_there: Callable[[PoolSettings], bool]) -> list[PoolSettings]:
+        del leads_there
+        return []
+
+
 class FakeServer:
     """What Databases asks of the server, and its log."""
 
@@ -24,6 +32,7 @@ class FakeServer:
         self.pools = dict(enumerate(pools))
         self.orphans: set[Pool] = set()
         self.authenticator = self
+        self.monitor = NobodyAsks()
         self.time = 100.0
         self.log: list[tuple[str, dict[str, object]]] = []
         self._asked = asked

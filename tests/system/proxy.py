@@ -44,6 +44,7 @@ DEFAULTS: Final[Table] = {
     "default_pool_size": 2,
     "query_wait_timeout": "20s",
     "idle_transaction_timeout": "60s",
+    "early_release": "off",  # most who sleep here have only read, and are to hold their backends
     "shutdown_timeout": "5s",
     "log_format": "json",
     "log_level": "debug",

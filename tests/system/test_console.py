@@ -90,7 +90,7 @@ def test_psql_reads_every_table(proxy: Proxy, name: str) -> None:
     assert not done.stderr
     header, *found = csv.reader(done.stdout.splitlines())
     assert header == [column.name for column in COLUMNS[name]]
-    assert found or name == "REAPED"
+    assert found or name in ("OFFENDERS", "REAPED")
 
 
 @pytest.mark.usefixtures("busy")
@@ -197,7 +197,8 @@ def test_the_columns_are_pgbouncers(proxy: Proxy, tmp_path: Path) -> None:
                 try:
                     cursor.execute(f"SHOW {name}")
                 except psycopg2.Error:
-                    assert name in ("REAPED", "STATE", "TRANSACTIONS")  # STATE came later
+                    assert name in ("OFFENDERS", "REAPED", "STATE", "TRANSACTIONS")
+                    # STATE came later
                     continue
                 if name == "HELP":
                     continue  # PgBouncer's is a notice
@@ -306,6 +307,38 @@ def test_a_reaped_transaction_is_remembered(proxy: Proxy) -> None:
     assert row["idle_ms"] >= 100
 
 
+@pytest.mark.parametrize("unix", [False, True], ids=["loopback", "unix"])
+def test_who_left_a_transaction_open(proxy: Proxy, unix: bool) -> None:
+    """By its tags, with the process that it is."""
+    route = f"/{token()}"
+    sleeper = {"options": "-c txproxy.idle_transaction_timeout=100ms"}
+    if unix:
+        sleeper["host"] = proxy.socket_dir
+    with proxy.connect(**sleeper) as client, connect(proxy) as console:
+        for number in range(2):
+            client.execute(f"SELECT {number} /*route='{route}',traceparent='{number}'*/")
+            proxy.wait_for("reaped", number + 1)
+            client.rollback()
+            row = wait_until(lambda: offender(console, route), lambda seen: seen["process"])
+    assert (row["database"], row["user"], row["statement"][:8]) == (DATABASE, USER, "SELECT ?")
+    assert (row["times"], row["reaped"], row["would_reap"], row["released"]) == (2, 2, 0, 0)
+    assert row["idle_ms"] >= row["longest_ms"] >= 100
+    assert row["process"].startswith(f"{os.getpid()} since ")
+    assert proxy.events("reaped")[-1]["process"] == row["process"]
+
+
+def offender(console: psycopg.Connection[Any], route: str) -> dict[str, Any]:
+    return one(console, "OFFENDERS", tags=f"route='{route}'")
+
+
+@pytest.mark.usefixtures("busy")
+def test_which_process_is_in_a_transaction(proxy: Proxy) -> None:
+    """It is looked for when it is asked for, and told from then on."""
+    with connect(proxy) as console:
+        found = wait_until(lambda: one(console, "TRANSACTIONS")["process"], bool)
+    assert found.startswith(f"{os.getpid()} since ")
+
+
 # Who may do what.
 
 
@@ -343,7 +376,9 @@ def test_stats_users_see_everything_but_statements(proxy: Proxy) -> None:
         transaction = one(watcher, "TRANSACTIONS")
         assert transaction["user"] == USER
         assert (transaction["statement"], transaction["tags"]) == (None, None)
-        assert all(row["statement"] is None for row in show(watcher, "REAPED"))
+        assert transaction["process"] is None
+        for table in ("OFFENDERS", "REAPED"):
+            assert all(row["statement"] is None for row in show(watcher, table))
 
 
 def test_admins_and_stats_users_take_turns_on_the_same_connections(proxy: Proxy) -> None:

@@ -599,6 +599,8 @@ async def test_the_model_is_that_of_a_direct_connection(server: EmbeddedPostgres
 async def test_each_client_has_its_own_session(server: EmbeddedPostgres) -> None:
     fresh = await fresh_settings(server)
     settings: Table = {
+        "early_release": "auto",
+        "early_release_after": "20ms",
         "default_pool_size": BACKENDS,
         "query_wait_timeout": "60s",
         "log_level": "info",

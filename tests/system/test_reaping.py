@@ -201,7 +201,9 @@ def test_psycopg3_copy(proxy: Proxy, table: str) -> None:
 
 
 def test_psycopg3_after_an_error(proxy: Proxy) -> None:
+    """With a savepoint, without which it would hold nothing."""
     with proxy.connect(QUICK) as connection:
+        connection.execute("SAVEPOINT s")
         with pytest.raises(psycopg.errors.DivisionByZero):
             connection.execute("SELECT 1/0")
         sleep(proxy)

@@ -442,7 +442,12 @@ def test_what_it_does_to_the_transaction(
         ("; /* a; */ abort work ; SELECT ';'", sql.ROLLBACK, "; /* a; */ abort work ;"),
         ("COMMIT;BEGIN", sql.COMMIT, "COMMIT;"),
         ("END;;SELECT 1", sql.COMMIT, "END;"),
-        ("ROLLBACK AND CHAIN; SELECT 1", sql.ROLLBACK_CHAIN, ""),
+        ("ROLLBACK AND CHAIN; SELECT 1", sql.ROLLBACK_CHAIN, "ROLLBACK AND CHAIN;"),
+        (
+            "PREPARE TRANSACTION 'x;'; SELECT 1",
+            sql.PREPARE_TRANSACTION,
+            "PREPARE TRANSACTION 'x;';",
+        ),
         ("ROLLBACK TO a; SELECT 1", sql.ROLLBACK_TO, ""),
         ("SELECT 1; ROLLBACK; SELECT 2", sql.STATEMENT, ""),
         ("BEGIN; SELECT 1", sql.BEGIN, ""),

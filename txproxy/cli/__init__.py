@@ -48,6 +48,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from txproxy.cli.password import password
 
         return password(arguments.user)
+    if arguments.command == "why":
+        from txproxy.cli.why import why
+
+        return why(arguments.pid)
     from txproxy.cli.demo import demo
 
     return demo(once=arguments.once)
@@ -67,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         )
     password = commands.add_parser("password", help="make a verifier for the configuration")
     password.add_argument("user", metavar="USER")
+    why = commands.add_parser("why", help="say where in its Python code a client's process is")
+    why.add_argument("pid", metavar="PID", type=_pid, help="as in SHOW TRANSACTIONS")
     demo = commands.add_parser("demo", help="show the proxy at work, on a PostgreSQL of its own")
     demo.add_argument(
         "--once",
@@ -74,3 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         help="for a few seconds; exit 0 if the proxy did what it should",
     )
     return parser
+
+
+def _pid(said: str) -> int:
+    if not said.isdecimal() or int(said) == 0:
+        raise argparse.ArgumentTypeError("a process id is a number")
+    return int(said)

@@ -50,6 +50,7 @@ CONFIGURATION: Final = """\
 listen = ["127.0.0.1:0"]
 default_pool_size = {pool_size}
 idle_transaction_timeout = "1s"
+early_release = "off"
 shutdown_timeout = "1s"
 log_format = "json"
 

@@ -82,9 +82,15 @@ class SessionSettings:
     pool_mode: str  # "transaction" or "session"
     deferred_begin: bool
     idle_transaction_timeout: float
+    idle_transaction_soft_timeout: float
+    max_xmin_age: int
     idle_transaction_timeout_max: float  # what a client may lengthen it to; 0: only shorten
     idle_transaction_action: str  # "rollback", "disconnect" or "report"
     idle_transaction_sqlstate: str
+    early_release: str  # "auto", "off" or "report"
+    early_release_after: float
+    early_release_min: float
+    early_release_functions: tuple[str, ...]
     query_timeout: float
     transaction_timeout: float
     query_wait_timeout: float
@@ -114,9 +120,15 @@ class Overrides:
     pool_mode: str | None = None
     deferred_begin: bool | None = None
     idle_transaction_timeout: float | None = None
+    idle_transaction_soft_timeout: float | None = None
+    max_xmin_age: int | None = None
     idle_transaction_timeout_max: float | None = None
     idle_transaction_action: str | None = None
     idle_transaction_sqlstate: str | None = None
+    early_release: str | None = None
+    early_release_after: float | None = None
+    early_release_min: float | None = None
+    early_release_functions: tuple[str, ...] | None = None
     query_timeout: float | None = None
     transaction_timeout: float | None = None
     query_wait_timeout: float | None = None
@@ -196,9 +208,15 @@ class Config:
     deferred_begin: bool = True
     workers: int = 1
     idle_transaction_timeout: float = 30.0
+    idle_transaction_soft_timeout: float = 0.0
+    max_xmin_age: int = 0
     idle_transaction_timeout_max: float = 0.0
     idle_transaction_action: str = "rollback"
     idle_transaction_sqlstate: str = "25P03"
+    early_release: str = "auto"
+    early_release_after: float = 0.1
+    early_release_min: float = 0.01
+    early_release_functions: tuple[str, ...] = ()
     query_timeout: float = 0.0
     transaction_timeout: float = 0.0
     query_wait_timeout: float = 120.0

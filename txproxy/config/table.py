@@ -254,6 +254,19 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "how long a client may sleep in a transaction that holds a server connection; 0: for ever",
     ),
     Setting(
+        "idle_transaction_soft_timeout",
+        EVERYWHERE,
+        values.DURATION,
+        "the same while that harms somebody: a client that waits for a server connection, a session"
+        " that waits for its locks, or vacuum; 0: only idle_transaction_timeout counts",
+    ),
+    Setting(
+        "max_xmin_age",
+        EVERYWHERE,
+        values.integer(0, 2_000_000_000, "transactions"),
+        "how many others a sleeping transaction may have seen begin before it harms vacuum; 0: any",
+    ),
+    Setting(
         "idle_transaction_timeout_max",
         EVERYWHERE,
         values.DURATION,
@@ -270,6 +283,32 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         EVERYWHERE,
         values.SQLSTATE,
         "the SQLSTATE of the error that the client then gets",
+    ),
+    Setting(
+        "early_release",
+        EVERYWHERE,
+        values.choice("auto", "off", "report"),
+        "a transaction that has only read gives its server connection back while its client sleeps;"
+        " report: only say which would",
+    ),
+    Setting(
+        "early_release_after",
+        EVERYWHERE,
+        values.DURATION,
+        "how long its client must have slept",
+    ),
+    Setting(
+        "early_release_min",
+        EVERYWHERE,
+        values.DURATION,
+        "the same when another client waits for a server connection",
+    ),
+    Setting(
+        "early_release_functions",
+        EVERYWHERE,
+        values.NAMES,
+        "functions that such a transaction may call beside those of PostgreSQL: they neither write"
+        " nor keep anything",
     ),
     Setting(
         "query_timeout",

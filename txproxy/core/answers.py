@@ -1,16 +1,17 @@
 """What we answer in the server's place, message by message.
 
-Three occasions: the client's transaction was rolled back while it slept (REAPED), it has been told
-and has not ended the transaction (FAILED), and settings of our own (`SET txproxy.…`). `Answers`
-keeps what such a unit needs between two messages: the statements and portals that only we know,
-and whether the rest of the unit is discarded.
+Three occasions: the client's transaction was rolled back while it slept (REAPED), it has failed and
+the client has not ended it (FAILED, see aborted.py), and settings of our own (`SET txproxy.…`).
+`Answers` keeps what such a unit needs between two messages: the statements and portals that only we
+know, and whether the rest of the unit is discarded.
 
 Source: PostgreSQL 18, section 54.2.3 "Extended Query", and exec_*_message() in postgres.c.
 """
 
 from typing import Final
 
-from txproxy.core import transaction
+from txproxy.core import aborted, transaction
+from txproxy.core.aborted import PORTALS_LIMIT, REFUSED
 from txproxy.core.ports import ClientPort
 from txproxy.core.statements import Names, Statement
 from txproxy.core.transaction import FAILED, NONE, REAPED
@@ -28,19 +29,13 @@ from txproxy.wire.codes import (
     QUERY,
     SYNC,
 )
-from txproxy.wire.messages import strings, text
+from txproxy.wire.messages import strings
 from txproxy.wire.sql import Judgement
 
 _ENDINGS: Final = frozenset((sql.ROLLBACK, sql.COMMIT, sql.PREPARE_TRANSACTION))
 _CHAINS: Final = frozenset((sql.ROLLBACK_CHAIN, sql.COMMIT_CHAIN))
 _OURS: Final = frozenset((sql.OURS_SET, sql.OURS_SHOW))
-_PORTALS_LIMIT: Final = 100
 
-REFUSED: Final = encode.error(
-    "ERROR",
-    "25P02",
-    "current transaction is aborted, commands ignored until end of transaction block",
-)
 _ROLLBACK: Final = encode.command_complete(b"ROLLBACK")
 
 
@@ -56,6 +51,8 @@ class Answers:
     discarding  an error was sent: everything up to Sync is dropped
     news        what the client must be told before anything else (ParameterStatus)
     lost        the ERROR that tells of the transaction's end, while it has not been told
+    complete    of a FAILED transaction: all names of statements and portals in it are known here,
+                and it had no savepoint
     """
 
     def __init__(self, ours: "Ours", names: Names) -> None:
@@ -66,6 +63,7 @@ class Answers:
         self.unit = False  # an extended unit was begun here: its Sync is answered here
         self.news = b""
         self.lost = b""
+        self.complete = False
         self._ours = ours
         self._names = names
         self._unnamed: Judgement | None = None
@@ -86,7 +84,7 @@ class Answers:
             said = self._tell()
             self.discarding = True
         elif kind == QUERY:
-            said = self._query(sql.judge(body[:-1]))
+            said = self._query(body[:-1])
         elif kind == FUNCTION_CALL:
             said = self._refuse() + encode.ready(self.status)
         else:
@@ -102,7 +100,8 @@ class Answers:
             said = self._tell()
         self.discarding = False
         self.unit = False
-        self._portals.clear()
+        if self.state != FAILED:
+            self._portals.clear()
         self._unnamed = None
         return said + encode.ready(self.status)
 
@@ -116,6 +115,8 @@ class Answers:
         self.status = status
         if self.state < REAPED:
             self.lost = b""
+            self.complete = False
+            self._portals.clear()
 
     def _refuse(self) -> bytes:
         """The ERROR that belongs to the state; from now on it has been told."""
@@ -125,10 +126,15 @@ class Answers:
         self._move(transaction.TELL, IN_FAILED)
         return said
 
-    def end_here(self, client: ClientPort) -> None:
+    def fail(self) -> None:
+        """The transaction has failed, as the client was told, and is let go of."""
+        self._move(transaction.FAIL, IN_FAILED)
+        self.complete = True
+
+    def end_here(self, client: ClientPort, kind: int) -> None:
         """A string that begins with the end of the failed transaction: that part is answered."""
-        self._move(transaction.END, IDLE)
-        client.write(_ROLLBACK)
+        self._forget_unnamed()
+        client.write(self._end(kind))
 
     def tell_now(self, in_unit: bool) -> bytes:
         """The ERROR for a COPY that we ended; in an extended unit all up to Sync is dropped."""
@@ -141,7 +147,12 @@ class Answers:
         return self.news + (said if in_unit else said + encode.ready(self.status))
 
     def _end(self, kind: int) -> bytes:
-        """COMMIT, ROLLBACK and their kin as a statement by itself."""
+        """COMMIT, ROLLBACK and their kin as a statement by itself, or at the head of several."""
+        if kind in _CHAINS:
+            if self.state == REAPED:
+                return self._refuse()
+            self._move(transaction.CHAIN, IN_TRANSACTION)
+            return _ROLLBACK
         if self.state == REAPED and self.status == IN_TRANSACTION and kind != sql.ROLLBACK:
             said = self._tell()
         else:
@@ -149,52 +160,54 @@ class Answers:
         self._move(transaction.END, IDLE)
         return said
 
-    def _query(self, judged: Judgement) -> bytes:
+    def _to_savepoint(self, judged: Judgement) -> bytes:
+        return aborted.no_savepoint(judged.name) if self.complete else self._refuse()
+
+    def _forget_unnamed(self) -> None:
+        self._unnamed = None
+        self._names.unnamed = b""
+
+    def _query(self, said: bytes) -> bytes:
+        self._forget_unnamed()
+        judged = sql.judge(said)
         kind = judged.kind
-        if kind in _ENDINGS:
-            said = self._end(kind)
-        elif kind in _CHAINS and self.state == FAILED:
-            self._move(transaction.CHAIN, IN_TRANSACTION)
-            said = _ROLLBACK
+        if kind in _ENDINGS or kind in _CHAINS:
+            answer = self._end(kind)
+        elif judged.first == sql.ROLLBACK_TO:
+            answer = self._to_savepoint(aborted.to_savepoint(said))
         elif kind == sql.EMPTY:
-            said = encode.EMPTY_QUERY
-        elif kind in _OURS and self.state < REAPED:
-            said = self._our_setting(judged, describe=True)
+            answer = encode.EMPTY_QUERY
+        elif self._answerable(judged):
+            answer = self._our_setting(judged, describe=True)
         else:
-            said = self._refuse()
-        return said + encode.ready(self.status)
+            answer = self._refuse()
+        return answer + encode.ready(self.status)
 
     def _extended(self, kind: int, body: bytes) -> bytes:
         self.unit = True
-        if kind == PARSE:
+        if kind == EXECUTE:
+            said = self._execute(body)
+        elif self.state == FAILED:
+            said = aborted.answer(self._names, self._portals, kind, body, self.complete)
+        elif kind == PARSE:
             said = self._parse(body)
         elif kind == BIND:
             said = self._bind(body)
         elif kind == DESCRIBE:
             said = self._describe(body)
-        elif kind == EXECUTE:
-            said = self._execute(body)
         elif kind == CLOSE:
-            if body[:1] == b"S":
-                self._names.put(body[1:-1], None)
-            else:
-                self._portals.pop(body[1:-1], None)
-            said = encode.CLOSE_COMPLETE
+            said = aborted.close(self._names, self._portals, body)
         else:
             return b""
-        self.discarding = said[0] == 0x45
+        self.discarding = said[:1] == b"E"
         return said
 
     def _answerable(self, judged: Judgement | None) -> bool:
         if judged is None:
             return False
         if self.state < REAPED:
-            return judged.kind in _OURS
+            return judged.kind in _OURS and self.status != IN_FAILED
         return judged.kind in _ENDINGS or judged.kind in _CHAINS or judged.kind == sql.EMPTY
-
-    def knows(self, name: bytes) -> bool:
-        """Whether a statement of this name was parsed, the unnamed one in this unit."""
-        return self._judged(name) is not None
 
     def is_ours(self, name: bytes) -> bool:
         """Whether this names a statement about a setting of ours."""
@@ -207,11 +220,15 @@ class Answers:
         statement = self._names.by_name.get(name)
         return None if statement is None else statement.judged
 
-    def _not_known(self, sqlstate: str, what: str, name: bytes) -> bytes:
-        """A statement or portal that is not ours, in a unit that is."""
-        if self.state >= REAPED:
+    def _unknown_statement(self, name: bytes) -> bytes:
+        """One that is not ours, in a unit that is."""
+        if self.state >= REAPED or self.status == IN_FAILED:
             return self._refuse()
-        return encode.error("ERROR", sqlstate, f'{what} "{text(name)}" does not exist')
+        return aborted.unknown_statement(name)
+
+    def _unknown_portal(self, name: bytes) -> bytes:
+        known = self.complete or self.state < REAPED
+        return aborted.unknown_portal(name) if known else self._refuse()
 
     def _parse(self, body: bytes) -> bytes:
         parts = strings(body, 0, len(body))
@@ -231,19 +248,18 @@ class Answers:
         parts = body.split(b"\0", 2)
         name = parts[1] if len(parts) > 2 else b""
         judged = self._judged(name)
-        if not self._answerable(judged) or len(self._portals) >= _PORTALS_LIMIT:
-            return self._not_known("26000", "prepared statement", name)
+        if not self._answerable(judged) or len(self._portals) >= PORTALS_LIMIT:
+            return self._unknown_statement(name)
         assert judged is not None
         self._portals[parts[0]] = judged
         return encode.BIND_COMPLETE
 
     def _describe(self, body: bytes) -> bytes:
         of_statement = body[:1] == b"S"
-        judged = self._judged(body[1:-1]) if of_statement else self._portals.get(body[1:-1])
+        name = body[1:-1]
+        judged = self._judged(name) if of_statement else self._portals.get(name)
         if not self._answerable(judged):
-            if of_statement:
-                return self._not_known("26000", "prepared statement", body[1:-1])
-            return self._not_known("34000", "portal", body[1:-1])
+            return self._unknown_statement(name) if of_statement else self._unknown_portal(name)
         assert judged is not None
         row = (
             encode.row_description(judged.setting)
@@ -255,19 +271,15 @@ class Answers:
     def _execute(self, body: bytes) -> bytes:
         name = body.split(b"\0", 1)[0]
         judged = self._portals.get(name)
-        if not self._answerable(judged):
-            return self._not_known("34000", "portal", name)
-        assert judged is not None
+        if judged is None or (judged.kind in _OURS) != (self.state < REAPED):
+            return self._unknown_portal(name)
+        if judged.kind == sql.ROLLBACK_TO:
+            return self._to_savepoint(judged)
         if judged.kind == sql.EMPTY:
             return encode.EMPTY_QUERY
         if judged.kind in _OURS:
             return self._our_setting(judged, describe=False)
-        if judged.kind in _ENDINGS:
-            return self._end(judged.kind)
-        if self.state == REAPED:
-            return self._refuse()
-        self._move(transaction.CHAIN, IN_TRANSACTION)
-        return _ROLLBACK
+        return self._end(judged.kind)
 
     def _our_setting(self, judged: Judgement, describe: bool) -> bytes:
         try:

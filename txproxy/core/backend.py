@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from txproxy.core import state
 from txproxy.core.exchange import Exchange, Fifo
 from txproxy.core.ports import BackendPort, next_id
+from txproxy.core.pressure import NO_HARM
 from txproxy.core.settings import FOLLOWED, NO_SETTINGS, Settings
 from txproxy.core.statements import (
     DESCRIBED,
@@ -45,7 +46,7 @@ from txproxy.wire.codes import (
     READY_FOR_QUERY,
     SYNC,
 )
-from txproxy.wire.messages import error_fields, int32, is_fatal, parameter_status
+from txproxy.wire.messages import error_fields, int32, is_fatal, parameter_status, text
 from txproxy.wire.scan import Tail
 
 if TYPE_CHECKING:
@@ -113,9 +114,11 @@ class Backend:
     prepared   the statements that are prepared on it
     listens    it has executed a LISTEN of a session's
     dirty      why it must be reset before anybody else may have it; "" if it need not
+    ending     how its transaction is ended on that way: COMMIT for one that has only read
     settling   it is on its way to being clean: nothing of a client's may be sent
     deadline   when it is closed unless it has got clean
     retiring   why it is closed as soon as nobody needs it; "" if it is not
+    harm       what its transaction did to others when the server was last asked
     opened_at, idle_since   on the janitor's clock; connected_at   seconds since 1970
     """
 
@@ -127,8 +130,10 @@ class Backend:
         "connected_at",
         "deadline",
         "dirty",
+        "ending",
         "fifo",
         "full",
+        "harm",
         "id",
         "idle_since",
         "instead",
@@ -173,6 +178,7 @@ class Backend:
         self.dirty = ""
         self.settling = False
         self.rolled_back = False
+        self.ending = b"ROLLBACK"
         self.cancel_due = False  # the client's statement is to be cancelled once it runs
         self.cancels = 0  # CancelRequests on their way
         self.deadline = _NEVER
@@ -181,6 +187,7 @@ class Backend:
         self.full = False  # what was written to it has not been taken by its socket
         self.last_words: dict[str, str] = {}  # the server's FATAL
         self.ours_failed: dict[str, str] = {}  # the ERROR that an exchange of our own got
+        self.harm = NO_HARM
         self.instead = b""  # what the client gets for the message that was left out
 
     def __repr__(self) -> str:
@@ -577,10 +584,10 @@ class Backend:
         if fifo.untrusted:
             self.close(fifo.untrusted)
         elif fifo.in_transaction and self.rolled_back:
-            self.close("ROLLBACK did not end its transaction")
+            self.close(f"{text(self.ending)} did not end its transaction")
         elif fifo.in_transaction:
             self.rolled_back = True
-            self._settle_by(self.ours(b"ROLLBACK", "ROLLBACK"))
+            self._settle_by(self.ours(self.ending, text(self.ending)))
         elif self.session is None and self.dirty and not self.retiring:
             self.dirty = ""
             self.listens = False
@@ -598,6 +605,7 @@ class Backend:
         else:
             self.settling = False
             self.rolled_back = False
+            self.ending = b"ROLLBACK"
             self.cancel_due = False
             self.deadline = _NEVER
             if self.session is None:

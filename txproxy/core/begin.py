@@ -18,7 +18,7 @@ A transaction in which nothing is said between BEGIN and its end never touches a
 
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import transaction
+from txproxy.core import release, transaction
 from txproxy.core.transaction import BEGUN, NONE
 from txproxy.wire import encode, sql
 from txproxy.wire.codes import BIND, CLOSE, DESCRIBE, EXECUTE, IDLE, IN_TRANSACTION, PARSE, SYNC
@@ -60,6 +60,9 @@ def ahead(session: "Session", fifo: "Fifo") -> bytes:
     """The BEGIN that is owed, to go in front of the client's next unit in the same write."""
     text = session.begin
     session.begin = b""
+    session.said = release.Said(text) if session.settings.early_release != "off" else None
+    if text.startswith(release.AGAIN):
+        session.stats.begun_again += 1
     fifo.begin_ahead(session.begin_closes)
     found = _ahead.get(text)
     if found is None:

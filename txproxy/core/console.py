@@ -51,6 +51,7 @@ _SHOWS: Final = (
     ("SOCKETS", "both, with what is held of messages that have not come completely"),
     ("TRANSACTIONS", "who is in a transaction, for how long, and how long idle"),
     ("REAPED", "the last transactions that were rolled back while their clients slept"),
+    ("OFFENDERS", "whose code leaves transactions open, who held the longest first"),
     ("DATABASES", "each database: where it leads, its limits, whether it is paused"),
     ("USERS", "each user, with its limits"),
     ("STATS", "totals since the start, and averages, for each database"),

@@ -6,7 +6,8 @@ lives wherever the protocol allows it, with an honest error in place of its next
 
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import state, transaction
+from txproxy.core import pressure, state, transaction
+from txproxy.core.offenders import REAPED, WOULD_REAP
 from txproxy.core.transaction import BEGUN, FAILED, NONE, OPEN
 from txproxy.wire import encode, sql
 from txproxy.wire.codes import (
@@ -17,6 +18,7 @@ from txproxy.wire.codes import (
     IN_TRANSACTION,
     PARSE,
     QUERY,
+    SHOWN_LIMIT,
     SYNC,
 )
 from txproxy.wire.messages import int32
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 REAP: Final = "REAP"
 """The console's command as the reason for a rollback."""
+
+SOFT: Final = "idle_transaction_soft_timeout"
 
 _FLUSH_AFTER: Final = 0.2  # seconds
 
@@ -58,6 +62,8 @@ def look(session: "Session", now: float) -> None:
             _mark_or(session, "transaction_timeout")
         elif limit and idle > limit:
             _mark_or(session, "idle_transaction_timeout")
+        elif 0 < settings.idle_transaction_soft_timeout < idle and pressure.harm(session):
+            _mark_or(session, SOFT)
         return
     if not backend.fifo.exchanges or (session.stream and session.stream_forward):
         return
@@ -119,15 +125,25 @@ def _cancel_head(session: "Session", backend: "Backend", why: str) -> None:
     backend.cancel()
 
 
+def _last_statement(session: "Session") -> tuple[bytes, bytes]:
+    """The beginning of what the client said last, and its end if it is longer than that."""
+    # Of a statement that was prepared before, all is there, and its parameters' types behind it.
+    text = session.statement.partition(b"\0")[0]
+    end = text[-SHOWN_LIMIT:] if len(text) > SHOWN_LIMIT else session.statement_end
+    return text[:SHOWN_LIMIT], end
+
+
 def _redacted(session: "Session") -> str:
     """The last statement's beginning without literals, and the comment at its end."""
-    return sql.redact(session.statement + session.statement_end)
+    beginning, end = _last_statement(session)
+    return sql.redact(beginning + end)
 
 
 def about(session: "Session") -> dict[str, object]:
     """Who a session is and what it last said, for the log."""
     literals = session.pool.outside.log_statement_literals
-    said = session.statement.decode("utf-8", "replace") if literals else _redacted(session)
+    beginning, end = _last_statement(session)
+    said = beginning.decode("utf-8", "replace") if literals else sql.redact(beginning + end)
     fields: dict[str, object] = {
         "database": session.settings.database,
         "user": session.user,
@@ -135,7 +151,7 @@ def about(session: "Session") -> dict[str, object]:
         "application_name": session.told.get("application_name", ""),
         "statement": said,
     }
-    tags = sql.tags(session.statement_end or session.statement)
+    tags = sql.tags(end or beginning)
     if tags:
         fields["tags"] = tags
     return fields
@@ -159,7 +175,8 @@ def reap(session: "Session", why: str) -> None:
     if session.ours.action == "report" and why != REAP:
         _report(session, why)
         return
-    session.pool.outside.event("reaped", {"why": why, **_times(session), **about(session)})
+    fields = {"why": why, **times(session), **about(session)}
+    session.pool.outside.left_open(session, REAPED, fields)
     if why == "transaction_timeout":
         session.stats.transaction_timeouts += 1
     if session.ours.action == "disconnect" or half:
@@ -186,6 +203,28 @@ def reap(session: "Session", why: str) -> None:
     _let_go(session, backend, cancel=False)
 
 
+def end_failed(session: "Session", backend: "Backend") -> None:
+    """The session's transaction has failed, and all that was sent is answered. If there is nothing
+    to go back to, it can only be ended: the backend is rolled back now, and the client, who does
+    not know, ends it when it likes.
+    """
+    if session.resumes or session.pin or session.kept is not None:
+        return
+    if session.blocked or session.stream or session.tail.size or backend.full:
+        return
+    stats = session.stats
+    stats.failed_released += 1
+    stats.xacts += 1
+    stats.transactions.observe(session.active_at - session.begun_at)
+    session.answers.fail()
+    session.undo_settings()
+    if session.listening is not None:
+        session.listening.undo()
+    session.unnamed = False
+    session.own_terms = False
+    _let_go(session, backend, cancel=False)
+
+
 def _end_idle_unit(session: "Session", backend: "Backend") -> None:
     if session.pin or session.kept is not None:
         backend.abandon(cancel=False)
@@ -208,10 +247,12 @@ def _let_go(session: "Session", backend: "Backend", cancel: bool) -> None:
 def _report(session: "Session", why: str) -> None:
     session.stats.would_reap += 1
     session.active_at = session.pool.outside.now
-    session.pool.outside.event("would reap", {"why": why, **_times(session), **about(session)})
+    fields = {"why": why, **times(session), **about(session)}
+    session.pool.outside.left_open(session, WOULD_REAP, fields)
 
 
-def _times(session: "Session") -> dict[str, object]:
+def times(session: "Session") -> dict[str, object]:
+    """How long it has been idle, and in its transaction, for the log."""
     now = session.pool.outside.now
     implicit = session.answers.state == NONE  # a unit without Sync: its transaction is not told of
     begun_at = session.active_at if implicit else session.begun_at
@@ -230,7 +271,9 @@ def _error_of_reaping(session: "Session", why: str, severity: str) -> bytes:
     else:
         sqlstate = session.settings.idle_transaction_sqlstate
         reason = "it was idle longer than idle_transaction_timeout"
-        if why == REAP:
+        if why == SOFT:
+            reason = f"it was idle longer than {SOFT}, and {pressure.harm(session)}"
+        elif why == REAP:
             reason = "it was idle, and an administrator ended it"
         text = f"the transaction was rolled back: {reason}"
     detail = f"Idle for {now - session.active_at:.1f} s; its last statement was: {said}"

@@ -27,6 +27,7 @@ from txproxy.core.backend import Backend
 from txproxy.core.limits import BackOff, Group
 from txproxy.core.listener import Listener
 from txproxy.core.ports import PoolPort
+from txproxy.core.release import Watch
 from txproxy.core.settings import NO_SETTINGS, Settings
 from txproxy.core.statements import Texts
 from txproxy.core.stats import Stats
@@ -71,6 +72,7 @@ class Pool:
         self.backends: set[Backend] = set()
         self.sessions: set[Session] = set()
         self.listener = Listener(self)
+        self.watch = Watch()
         self.connecting = 0
         self.epoch = 0
         self.starved = False

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from txproxy.core.claims import Claim
     from txproxy.core.listener import Listener
     from txproxy.core.pool import Pool
+    from txproxy.core.release import Candidate
     from txproxy.core.session import Session
 
 
@@ -113,11 +114,19 @@ class PoolPort(Protocol):
         is called later.
         """
 
+    def ask_about(self, pool: "Pool", candidates: "list[Candidate]") -> None:
+        """Ask the server whether these hold nothing; `release.answered()` is called later."""
+
     def claimed(self, pool: "Pool", names: tuple[str, ...], claim: "Claim") -> None:
         """A statement on `pool`'s server needs these databases without connections."""
 
     def defaults_changed(self, pool: "Pool") -> None:
         """What sessions on `pool`'s server begin with has changed."""
+
+    def left_open(self, session: "Session", how: str, fields: dict[str, object]) -> None:
+        """A transaction was left open, and `how` says what became of it (see offenders.py): a line
+        for the log, and one more for SHOW OFFENDERS.
+        """
 
     def event(self, name: str, fields: dict[str, object]) -> None:
         """One line for the log."""

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from txproxy.core import begin, claims, listening, state, statements
-from txproxy.core.answers import REFUSED
+from txproxy.core.aborted import REFUSED
 from txproxy.core.transaction import BEGUN, FAILED, NONE
 from txproxy.wire import encode, sql
 from txproxy.wire.codes import (
@@ -26,6 +26,7 @@ from txproxy.wire.codes import (
     IN_FAILED,
     PARSE,
     QUERY,
+    SHOWN_LIMIT,
     SYNC,
     TERMINATE,
 )
@@ -53,12 +54,12 @@ _STATELESS: Final = sql.judge(b"SELECT 1")
 _TOO_LONG: Final = sql.judge(b"'")  # what cannot be judged
 _LEXING: Final = frozenset(("standard_conforming_strings", "client_encoding"))  # how texts are read
 _ZONE_OF_SERVER: Final = re.compile(rb"\bzone\b.*\blocal\b", re.DOTALL)  # SET TIME ZONE LOCAL
+_NOT_WHOLE: Final = b"?"  # is no statement, whatever it was
 _NO_ENDING: Final = b"'\0"  # a Query of which only the beginning is there: what ends it, if any?
 _JUDGED_LENGTH: Final = 2048  # bytes of a text whose judgement is remembered
 _JUDGED_LIMIT: Final = 1000  # texts
 _judged: dict[bytes, sql.Judgement] = {}
 _B, _S, _T = b"bst"  # the first letters of BEGIN and START
-_LINE: Final = 256  # bytes kept of a statement, for the log
 _OF_STATEMENT: Final = 0x53  # S: what a Describe or Close names is a statement, not a portal
 
 
@@ -85,31 +86,44 @@ def answer(session: "Session", kind: int, data: bytes, i: int, end: int) -> int:
     if kind in _SILENT:
         return DROP
     if kind == QUERY and session.answers.state == FAILED and end <= len(data):
-        rest = sql.judge(data[i + 5 : end - 1], session.strings_conform).rest
-        if rest:
-            return _ended_and_on(session, data, i, end, rest)
+        judged = sql.judge(data[i + 5 : end - 1], session.strings_conform)
+        if judged.rest:
+            return _ended_and_on(session, judged, data, i, end)
     body = data[i + 5 : end] if kind != QUERY or end <= len(data) else _NO_ENDING
+    before = session.answers.state
     said = session.answers.answer(kind, body)
     if said:
         session.client.write(said)
-    if session.answers.state == BEGUN:  # AND CHAIN
-        session.begin = b"BEGIN"
-        session.begin_closes = True
-        session.begun_at = session.pool.outside.now
+    if before == FAILED:
+        _begin_if_chained(session)
     return DROP
 
 
-def _ended_and_on(session: "Session", data: bytes, i: int, end: int, rest: int) -> int:
+def _begin_if_chained(session: "Session") -> None:
+    """The failed transaction was ended: with AND CHAIN another begins."""
+    if session.answers.state == BEGUN:
+        session.begin = b"BEGIN"
+        session.begin_closes = True
+        session.begun_at = session.pool.outside.now
+
+
+def _ended_and_on(session: "Session", judged: sql.Judgement, data: bytes, i: int, end: int) -> int:
     """A string that ends the failed transaction and goes on: the rest runs on a backend.
 
     The part that we answered becomes spaces, so that positions in errors stay what they are.
     """
     if not session.has_backend():
         return HOLD
-    session.answers.end_here(session.client)
-    replacement = data[i : i + 5] + b" " * rest + data[i + 5 + rest : end]
-    session.replacement = replacement
-    verdict = _query(session, replacement, 0, len(replacement))
+    session.answers.end_here(session.client, judged.first)
+    _begin_if_chained(session)
+    rest = judged.rest
+    message = data[i : i + 5] + b" " * rest + data[i + 5 + rest : end]
+    session.replacement = message
+    verdict = _query(session, message, 0, len(message))
+    if verdict == HOLD:
+        session.hold_again(message + data[end:])
+        session.skip_to = len(data)
+        return SKIP
     return REPLACE if verdict == FORWARD else verdict
 
 
@@ -150,12 +164,14 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
         if verdict != FORWARD:
             return verdict
     exchange = fifo.sent(QUERY)
+    if session.said is not None:
+        session.said.say(text if end <= len(data) else _NOT_WHOLE)
     if judged is not _STATELESS and exchange is not None:
         _note(session, judged, exchange, text)
     if end > len(data):
         state.scan(session, data[i:])
-    session.statement = text[:_LINE]
-    session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
+    session.statement = text[:SHOWN_LIMIT]
+    session.statement_end = text[-SHOWN_LIMIT:] if len(text) > SHOWN_LIMIT else b""
     session.unnamed = False
     session.names.unnamed = b""
     backend.prepared.unnamed = b""
@@ -238,6 +254,8 @@ def _note(session: "Session", judged: sql.Judgement, exchange: "Exchange", text:
             session.begun_at = session.pool.outside.now
     if judged.ends:
         exchange.ends = True
+    if judged.savepoint:
+        session.resumes = True
     if judged.local or judged.settings:
         session.own_terms = True
     if (judged.discards or judged is _TOO_LONG) and session.backend is not None:
@@ -318,11 +336,16 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
         return _bind(session, backend, data, i)
     if _names_statement(kind, data, i):
         return _of_statement(session, backend, kind, data, i, end)
-    fifo.sent(kind)
+    exchange = fifo.sent(kind)
+    said = session.said
     if kind == EXECUTE:
         session.stats.queries += 1
+        if said is not None:
+            said.executes(data[i + 5 : i + 10])
     elif kind == SYNC:
         session.unnamed = False
+        if said is not None and exchange is not None:
+            said.synced(exchange)
     elif kind == FUNCTION_CALL:
         session.pin_for("FunctionCall")
     return FORWARD
@@ -360,13 +383,18 @@ def _goes_on(session: "Session", kind: int, data: bytes, i: int) -> bool:
     if unit is None or not unit.open or unit.copying or unit.skipping:
         return False
     unit.owed.append(kind)
+    said = session.said
     if kind == SYNC:
         unit.open = False
         session.unnamed = False
+        if said is not None and unit.owed[-2] != EXECUTE:
+            said.synced(unit)
     elif kind != DESCRIBE:
         unit.executes = True
         if kind == EXECUTE:
             session.stats.queries += 1
+            if said is not None:
+                said.executes(data[i + 5 : i + 10])
         else:
             session.stats.binds += 1
     return True
@@ -380,11 +408,10 @@ def _answered_here(session: "Session", kind: int, data: bytes, i: int, end: int)
     body = data[i + 5 : end]
     if kind == BIND:
         parts = body.split(b"\0", 2)
-        name = parts[1] if len(parts) > 1 else b""
-        return answers.knows(name) if answers.unit else answers.is_ours(name)
-    if answers.unit:
-        return True
-    return kind in (DESCRIBE, CLOSE) and body[:1] == b"S" and answers.is_ours(body[1:-1])
+        return answers.is_ours(parts[1] if len(parts) > 1 else b"")
+    if kind == DESCRIBE and body[:1] == b"S":
+        return answers.is_ours(body[1:-1])
+    return answers.unit or (kind == CLOSE and body[:1] == b"S" and answers.is_ours(body[1:-1]))
 
 
 def _parse_ours(session: "Session", data: bytes, i: int, end: int) -> int:
@@ -412,8 +439,10 @@ def _parse(session: "Session", backend: "Backend", data: bytes, i: int, end: int
     judged = _judge_parsed(session, text) if whole else _TOO_LONG
     if end > len(data):
         state.scan(session, data[i:])
-    session.statement = text[:_LINE]
-    session.statement_end = text[-_LINE:] if len(text) > _LINE else b""
+    if session.said is not None:
+        session.said.say(text if whole else _NOT_WHOLE)
+    session.statement = text[:SHOWN_LIMIT]
+    session.statement_end = text[-SHOWN_LIMIT:] if len(text) > SHOWN_LIMIT else b""
     if name_end == i + 5:
         return _parse_unnamed(session, backend, data[i:end], judged)
     name = data[i + 5 : name_end] if name_end >= 0 else b""
@@ -478,8 +507,7 @@ def _parse_named(
         session.replacement = statements.failing(backend, "42P05", said)
         return REPLACE
     if names.full:
-        said = "too many prepared statements: their texts are limited for each client"
-        session.replacement = statements.failing(backend, "53400", said)
+        session.replacement = statements.failing(backend, "53400", statements.FULL)
         return REPLACE
     fifo = backend.fifo
     if session.own_terms:
@@ -529,10 +557,16 @@ def _bind(session: "Session", backend: "Backend", data: bytes, i: int) -> int:
     if name_end < 0 or _is_skipping(backend):
         fifo.sent(BIND)
         return FORWARD
+    if portal_end > i + 5:
+        session.resumes = True
+        if session.said is not None:
+            session.said.refuse("it has bound a portal with a name")
     if name_end == portal_end + 1:
         return _of_unnamed(session, backend, BIND, i)
     name = data[portal_end + 1 : name_end]
     statement = _named(session, name)
+    if session.said is not None:
+        session.said.say(statement.text if statement is not None else _NOT_WHOLE)
     if statement is None:
         return _not_ours(session, backend, BIND, name)
     if statement is session.stale:
@@ -551,6 +585,8 @@ def _bind(session: "Session", backend: "Backend", data: bytes, i: int) -> int:
     assert exchange is not None
     statements.use(exchange, statement, data, i)
     _bound(session, statement.judged, exchange, statement)
+    session.statement = statement.body
+    session.statement_end = b""
     length = int32(data, i + 1) + len(statement.name) - len(name)
     head = b"B" + length.to_bytes(4, "big") + data[i + 5 : portal_end + 1]
     session.replacement = ahead + head + statement.name
@@ -621,6 +657,10 @@ def _of_unnamed(session: "Session", backend: "Backend", kind: int, i: int) -> in
     exchange = fifo.sent(kind)
     if kind == BIND and exchange is not None:
         _bound(session, judged, exchange, None, text)
+        if session.said is not None:
+            session.said.say(text)
+        session.statement = text
+        session.statement_end = b""
     if not ahead:
         return FORWARD
     session.replacement = ahead

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from txproxy.core.claims import Claim
     from txproxy.core.listening import Listening
     from txproxy.core.pool import Pool
+    from txproxy.core.release import Said
 
 _LEAST: Final = client_least()
 _LIMITS: Final = client_limits()
@@ -67,7 +68,10 @@ class Session:
     pid       the process id that its client was told; 0: none yet
     told      the parameters that its client was last told, by the server's spelling
     begin     the BEGIN that no backend has heard of yet: see begin.py
+    said      what was said behind it since: see release.py; None: not known
     names     what its names of prepared statements mean: see statements.py
+    resumes   there may be a savepoint or a portal with a name in its transaction: that stays on its
+              backend when it fails
     own_terms what it prepares now may mean something else to others: its settings are not certain
     """
 
@@ -109,6 +113,8 @@ class Session:
         "replacement",
         "replaying",
         "restore_due",
+        "resumes",
+        "said",
         "scanned",
         "session_mode",
         "settings",
@@ -154,9 +160,7 @@ class Session:
         self.names = Names()
         self.answers = Answers(ours, self.names)
         self.backend: Backend | None = None
-        self.wanted = wanted
-        self.settled = wanted
-        self.start = wanted
+        self.wanted = self.settled = self.start = wanted
         self.defaults_due: Claim | None = None  # what new sessions begin with is being changed
         self.restore_due = False  # it may have reset what it asked for at the start
         self.told: dict[str, str] = {}
@@ -185,8 +189,10 @@ class Session:
         self.problem = ""
         self.unnamed = False  # the unnamed statement was parsed in the unit that is open now
         self.own_terms = False
+        self.resumes = False
         self.checks = False  # it waits for the answer to a Describe of ours
         self.stale: Statement | None = None  # what that found to be other than it was
+        self.said: Said | None = None
         self.begin = b""
         self.begin_closes = False  # whether there is no portal of it left, as behind a Query
         self.strings_conform = True  # as the server reports at login, and later
@@ -426,6 +432,7 @@ class Session:
     def _attach(self, backend: "Backend") -> None:
         """Take the backend; what must go ahead of the client's bytes is put into `outgoing`."""
         self.backend = backend
+        self.resumes = False
         backend.session = self
         if self.pin:
             backend.dirty = self.pin
@@ -510,6 +517,8 @@ class Session:
             return
         elif self.transaction_expired and self.answers.state == OPEN:
             self.reap("transaction_timeout")
+        elif self.answers.status == IN_FAILED and self.answers.state == OPEN:
+            endings.end_failed(self, backend)
         elif self.answers.state != OPEN:
             if self.kept is not None and state.is_due(self):
                 if not (backend.cancels or backend.fifo.in_transaction):
@@ -551,6 +560,7 @@ class Session:
             answers.state = transaction.after(answers.state, transaction.READY_OPEN)
             return
         self.stats.xacts += 1
+        self.said = None
         if answers.state != NONE:
             if answers.state == OPEN:
                 self.stats.transactions.observe(self.active_at - self.begun_at)
@@ -568,6 +578,7 @@ class Session:
         answers = self.answers
         answers.state = transaction.after(BEGUN, transaction.LOSE)
         answers.status = IN_FAILED
+        answers.complete = not self.pin
         self.active_at = self.outside.now
         if self.listening is not None:
             self.listening.undo()

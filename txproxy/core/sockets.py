@@ -8,7 +8,7 @@ Source: PgBouncer 1.25, admin.c.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import endings
+from txproxy.core import endings, pressure, release
 from txproxy.core.endings import sleeps
 from txproxy.core.rows import Column, columns
 from txproxy.core.transaction import NONE, OPEN, STATES
@@ -45,7 +45,7 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
     ),
     "TRANSACTIONS": columns(
         "id database:text user:text addr:text application_name:text state:text transaction_ms"
-        " idle_ms remote_pid statement:text tags:text"
+        " idle_ms remote_pid statement:text tags:text held_by:text blocks xmin_age process:text"
     ),
     "REAPED": columns(
         "time:text why:text database:text user:text addr:text application_name:text transaction_ms"
@@ -215,6 +215,10 @@ def _transaction(session: "Session", view: View) -> Row:
         backend.port.pid,
         str(said["statement"]) if view.texts else None,
         tags_text(said) if view.texts else None,
+        release.why_held(session) if view.texts else None,
+        pressure.found(session).blocks,
+        pressure.found(session).xmin_age,
+        view.server.process(session) if view.texts else None,
     )
 
 

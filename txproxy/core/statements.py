@@ -57,6 +57,9 @@ _SESSION_LIMIT: Final = 16 << 20  # bytes of statements that one client may name
 PREFIX: Final = b"txproxy"
 """Of the names of ours on backends; by itself it is none."""
 
+FULL: Final = "too many prepared statements: their texts are limited for each client"
+"""What a client is told that has named as much as it may."""
+
 CLOSE_NONE: Final = encode.close_statement(PREFIX)
 DESCRIBE_NONE: Final = encode.describe_statement(PREFIX)
 

@@ -50,6 +50,7 @@ class Stats:
         "reaped",  # idle transactions rolled back, their clients alive
         "disconnected",  # idle transactions rolled back, their clients thrown out
         "would_reap",
+        "failed_released",  # transactions that had failed, rolled back before their clients did
         "cancelled",
         "query_timeouts",
         "query_wait_timeouts",
@@ -58,6 +59,10 @@ class Stats:
         "vanished",  # clients that left in a transaction or a statement
         "backends_lost",  # backends that went while a session held them
         "notifications",  # told to clients by the listening connection
+        "released",  # transactions that have only read, let go of while their clients slept
+        "would_release",
+        "releases_refused",  # those that could not be
+        "begun_again",  # released transactions that went on
         "begins_deferred",
         "begins_saved",  # those of them that no backend ever heard of
         "pins_set",  # sessions that from then on kept their backend
@@ -87,6 +92,7 @@ class Stats:
         self.reaped = 0
         self.disconnected = 0
         self.would_reap = 0
+        self.failed_released = 0
         self.cancelled = 0
         self.query_timeouts = 0
         self.query_wait_timeouts = 0
@@ -95,6 +101,10 @@ class Stats:
         self.vanished = 0
         self.backends_lost = 0
         self.notifications = 0
+        self.released = 0
+        self.would_release = 0
+        self.releases_refused = 0
+        self.begun_again = 0
         self.begins_deferred = 0
         self.begins_saved = 0
         self.pins_set = 0

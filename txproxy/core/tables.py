@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from txproxy.config import CONSOLE_DATABASES, SETTINGS, Config, PoolSettings, shown, shown_default
-from txproxy.core import sockets, totals
+from txproxy.core import offenders, sockets, totals
 from txproxy.core.console import COMMANDS, ROLES, STATS
 from txproxy.core.rows import Column, Table, columns
 from txproxy.core.view import (
@@ -51,6 +51,7 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
     "VERSION": columns("version:text"),
     "HELP": columns("command:text who:text meaning:text"),
     **sockets.COLUMNS,
+    **offenders.COLUMNS,
     **totals.COLUMNS,
 }
 
@@ -253,4 +254,5 @@ _ROWS: Final[dict[str, Callable[[View], list[Row]]]] = {
     "VERSION": _version,
     "HELP": _help,
     **sockets.ROWS,
+    **offenders.ROWS,
 }

@@ -4,11 +4,12 @@ A client's transaction and a backend's are two things. The client may be in one 
 carries any more, because it was rolled back while the client slept; this is the client's side.
 
 NONE    no transaction
-BEGUN   BEGIN was answered here and no backend has heard of it, or a unit that begins a transaction
-        is on its way, or waits for a backend
+BEGUN   BEGIN was answered here and no backend has heard of it, or is to hear of it again; or a unit
+        that begins a transaction is on its way, or waits for a backend
 OPEN    a backend carries it: its last ReadyForQuery said T or E
 REAPED  rolled back while the client slept; the client has not been told
-FAILED  the client has been told; its commands are refused until it ends the transaction
+FAILED  no backend carries it, and the client has been told an ERROR; its commands are refused until
+        it ends the transaction
 
 `TABLE` is the whole truth; a pair that it does not hold is a bug, and raises. `render()` prints it
 for docs/architecture.md.
@@ -30,6 +31,8 @@ LOSE: Final = 4
 TELL: Final = 5
 END: Final = 6
 CHAIN: Final = 7
+RELEASE: Final = 8
+FAIL: Final = 9
 
 STATES: Final = ("NONE", "BEGUN", "OPEN", "REAPED", "FAILED")
 EVENTS: Final = {
@@ -41,6 +44,8 @@ EVENTS: Final = {
     "TELL": "the client is told: an ERROR in place of an answer",
     "END": "the client ends it: ROLLBACK, or a COMMIT that gets its ERROR",
     "CHAIN": "the client ends it with AND CHAIN",
+    "RELEASE": "it has only read: its backend is let go of while the client sleeps",
+    "FAIL": "it has failed, and can only be ended: we roll it back before its client does",
 }
 
 TABLE: Final = {
@@ -58,7 +63,9 @@ TABLE: Final = {
     ("OPEN", "READY_IDLE"): "NONE",
     ("OPEN", "READY_OPEN"): "OPEN",
     ("OPEN", "REAP"): "REAPED",
+    ("OPEN", "RELEASE"): "BEGUN",
     ("OPEN", "LOSE"): "FAILED",
+    ("OPEN", "FAIL"): "FAILED",
     ("REAPED", "TELL"): "FAILED",
     ("REAPED", "END"): "NONE",
     ("FAILED", "TELL"): "FAILED",

@@ -13,7 +13,9 @@ from txproxy.core.totals import Averages
 if TYPE_CHECKING:
     from txproxy.core.backend import Backend
     from txproxy.core.limits import Group
+    from txproxy.core.offenders import Offenders
     from txproxy.core.pool import Pool
+    from txproxy.core.session import Session
     from txproxy.core.stats import Stats
 
 Row = tuple[Value, ...]
@@ -30,9 +32,13 @@ class ServerView(Protocol):
     orphans: "set[Pool]"
     databases: "dict[str, Group]"
     users: "dict[str, Group]"
+    offenders: "Offenders"
 
     def stats_of(self, database: str) -> "Stats":
         """The counters of a database since the start."""
+
+    def process(self, session: "Session") -> str:
+        """The process of its client, as far as it is known; "" if it is not."""
 
 
 class Reaped:

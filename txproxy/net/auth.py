@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import asyncpg
 
-from txproxy.backends.reach import ways
+from txproxy.backends import asking
 from txproxy.config import AuthSettings, Config, PoolSettings
 from txproxy.core.handshake import Credentials
 from txproxy.errors import LoginError
@@ -24,14 +24,11 @@ if TYPE_CHECKING:
 
 _MOST: Final = 4  # connections to one server
 _IDLE: Final = 60.0  # seconds that one of them stays without being asked
-_PATIENCE: Final = 15.0  # seconds for an answer, where server_connect_timeout has no limit
-_CLOSING: Final = 2.0  # seconds to take leave
 
 # Not every auth_query looks at it (CVE-2025-2291); everybody may read it.
 _EXPIRED: Final = (
     "SELECT rolvaliduntil <= pg_catalog.now() FROM pg_catalog.pg_roles WHERE rolname = $1"
 )
-_SETTINGS: Final = {"search_path": "pg_catalog", "application_name": "txproxy auth_query"}
 
 
 class Authenticator:
@@ -77,7 +74,7 @@ class Authenticator:
         where = settings.server
         asker = self._askers.setdefault((where.hosts, where.port), _Asker())
         try:
-            async with asyncio.timeout(where.server_connect_timeout or _PATIENCE):
+            async with asyncio.timeout(where.server_connect_timeout or asking.PATIENCE):
                 answer = await asker.ask(settings, user)
         except asyncpg.InvalidCatalogNameError as error:
             # Before it has logged in, a client does not learn which databases there are.
@@ -153,7 +150,8 @@ class _Asker:
                 return await self._ask_on(kept, settings, user)
         while self._idle and len(self._idle) + self._busy > _MOST:
             self._close(self._idle.pop(0)[2])
-        return await self._ask_on(await _connect(settings.server), settings, user)
+        connection = await asking.connect(settings.server, "txproxy auth_query")
+        return await self._ask_on(connection, settings, user)
 
     async def _ask_on(self, connection: Any, settings: AuthSettings, user: str) -> _Answer:
         try:
@@ -189,7 +187,7 @@ class _Asker:
             self._close(self._idle.pop(0)[2])
 
     def _close(self, connection: Any) -> None:
-        task = asyncio.get_running_loop().create_task(_take_leave(connection))
+        task = asyncio.get_running_loop().create_task(asking.take_leave(connection))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -209,37 +207,3 @@ class _Asker:
     async def closed(self) -> None:
         """Wait until all is closed that was to be."""
         await asyncio.gather(*self._closing)
-
-
-async def _take_leave(connection: Any) -> None:
-    try:
-        await connection.close(timeout=_CLOSING)
-    except Exception:
-        connection.terminate()
-
-
-async def _connect(server: PoolSettings) -> Any:
-    """A connection as auth_user. Raises what the last host or the last way to it has raised."""
-    secret = server.password
-    # Not None: asyncpg would look into the environment and ~/.pgpass.
-    password = secret.text if secret is not None and secret.kind == "plain" else ""
-    share = (server.server_connect_timeout or _PATIENCE) / len(server.hosts)
-    failure: Exception = LoginError("no host")
-    for host in server.hosts:
-        for way in ways(host, server.port, server.tls):
-            try:
-                return await asyncpg.connect(
-                    host=host,
-                    port=server.port,
-                    user=server.server_user,
-                    password=password,
-                    database=server.dbname,
-                    ssl=way.context or False,
-                    direct_tls=False,
-                    timeout=share,
-                    statement_cache_size=0,
-                    server_settings=_SETTINGS,
-                )
-            except Exception as error:
-                failure = error
-    raise failure

@@ -28,6 +28,7 @@ class Client(asyncio.Protocol):
 
     transport   what is spoken on: with TLS the one inside
     address     for the log
+    process     which process it is, in words; None: nobody has asked (see process.py)
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class Client(asyncio.Protocol):
         "is_beyond",
         "is_tls",
         "is_unix",
+        "process",
         "session",
         "transport",
         "write",
@@ -61,6 +63,7 @@ class Client(asyncio.Protocol):
         self.is_beyond = False
         self.is_tls = False
         self.is_unix = False
+        self.process: str | None = None
         self.session: Session | None = None
         self.write: Callable[[bytes], None] = _drop
 
@@ -77,7 +80,7 @@ class Client(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.is_unix = not isinstance(peer, tuple)
         if self.is_unix:
-            self.address = f"unix pid={_peer(transport)[0]}"
+            self.address = f"unix pid={self.peer_pid()}"
         else:
             self.address = f"{peer[0]}:{peer[1]}"
             reach.keep_alive(transport, self._server.tcp)
@@ -126,6 +129,10 @@ class Client(asyncio.Protocol):
         """The client reads again."""
         if self.session is not None:
             self.session.client_is_full(False)
+
+    def peer_pid(self) -> int:
+        """The process that has connected, on a unix socket; 0 where nobody says."""
+        return _peer(self.transport)[0] if self.is_unix else 0
 
     # What its login calls.
 

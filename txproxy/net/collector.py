@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from txproxy.net.server import Server
 
 _LABELS: Final = ("database", "user")
+_OFFENDERS: Final = 20  # the worst; each is three labels and two series
 _AT_ONCE: Final = 200  # samples: 2 ms or so, in which no client is served
 
 COUNTERS: Final = {
@@ -53,6 +54,10 @@ COUNTERS: Final = {
     "reaped": ("transactions_reaped", "Idle transactions rolled back, their clients alive."),
     "disconnected": ("transactions_disconnected", "Idle transactions ended with their clients."),
     "would_reap": ("transactions_would_reap", 'Idle transactions left alone, by action "report".'),
+    "failed_released": (
+        "transactions_failed_released",
+        "Failed transactions rolled back before their clients did.",
+    ),
     "cancelled": ("cancel_requests", "CancelRequests of clients."),
     "query_timeouts": ("query_timeouts", "Statements cancelled by query_timeout."),
     "query_wait_timeouts": ("query_wait_timeouts", "Waits ended by query_wait_timeout."),
@@ -61,6 +66,22 @@ COUNTERS: Final = {
     "vanished": ("clients_vanished", "Clients that left in a transaction or a statement."),
     "backends_lost": ("backends_lost", "Backends that went while a client held them."),
     "notifications": ("notifications", "Notifications that clients were told of."),
+    "released": (
+        "transactions_released",
+        "Transactions that had only read and let go of their server while their clients slept.",
+    ),
+    "would_release": (
+        "transactions_would_release",
+        "The same where early_release is report: nothing was done.",
+    ),
+    "releases_refused": (
+        "transactions_not_released",
+        "Transactions of sleeping clients that could not be released.",
+    ),
+    "begun_again": (
+        "transactions_begun_again",
+        "Released transactions whose clients went on.",
+    ),
     "begins_deferred": ("begins_deferred", "BEGINs that were answered before a server was told."),
     "begins_saved": ("begins_saved", "Those of them that no server ever heard of."),
     "pins_set": ("pins_set", "Clients that began to keep a backend, by state of their own."),
@@ -135,6 +156,7 @@ def collect(server: "Server") -> Iterator[Metric]:
     yield from _counters(rows)
     yield from _histograms(rows)
     yield from _pools(server)
+    yield from _offenders(server)
     yield from _proxy(server)
     yield from ProcessCollector(registry=None).collect()
 
@@ -225,6 +247,28 @@ def _pools(server: "Server") -> Iterator[Metric]:
         }.items():
             plain[name].add_metric(names, value)
     yield from (clients, backends, pinned, *plain.values())
+
+
+def _offenders(server: "Server") -> Iterator[Metric]:
+    """By the tags that say which code it was: there are as many as the code has places. Statements
+    and names that clients make up stay in the console; who has no tags is counted by database and
+    user.
+    """
+    worst = server.offenders.tagged.worst_first()[:_OFFENDERS]
+    labels = (*_LABELS, "tags")
+    times = CounterMetricFamily(
+        "txproxy_offender_transactions",
+        "Transactions that the worst offenders have left open.",
+        labels=labels,
+    )
+    seconds = CounterMetricFamily(
+        "txproxy_offender_idle_seconds", "How long these were idle.", labels=labels
+    )
+    for each in worst:
+        names = (_legible(each.database), _legible(each.user), _legible(each.tags))
+        times.add_metric(names, each.times)
+        seconds.add_metric(names, each.held)
+    yield from (times, seconds)
 
 
 def _proxy(server: "Server") -> Iterator[Metric]:

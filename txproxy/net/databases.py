@@ -28,10 +28,13 @@ class Databases:
         for other in self._beside(pool):
             if other.settings.dbname in closed:
                 closed[other.settings.dbname] += other.claimed(claim)
-        for settings in self._server.authenticator.leave(
-            lambda settings: settings.dbname in closed and _same(settings, pool)
-        ):
-            closed[settings.dbname] += 1
+
+        def leads_there(settings: PoolSettings) -> bool:
+            return settings.dbname in closed and _same(settings, pool)
+
+        for asks in (self._server.authenticator, self._server.monitor):
+            for settings in asks.leave(leads_there):
+                closed[settings.dbname] += 1
         for name, number in closed.items():
             if number:
                 self._tell(name, number, pool)

@@ -3,7 +3,7 @@
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import endings
+from txproxy.core import endings, release
 from txproxy.core.backend import Backend
 from txproxy.core.pool import Pool
 from txproxy.errors import LoginError
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 TICK: Final = 0.05
 """Seconds between two passes."""
+
+_PRESSED: Final = 0.01  # the same while somebody waits for a backend
 
 _TOO_SLOW: Final = LoginError("client_login_timeout", sqlstate="57P03")
 _ALL_EVERY: Final = 1.0  # seconds between two looks at every client
@@ -36,10 +38,11 @@ class Janitor:
         server = self._server
         last = server.clock()
         while True:
-            await asyncio.sleep(TICK)
+            tick = _PRESSED if any(pool.waiters for pool in server.pools.values()) else TICK
+            await asyncio.sleep(tick)
             time = server.clock()
             # A pass that comes late moves every deadline: the clock goes on by two ticks at most.
-            elapsed = min(time - last, 2 * TICK)
+            elapsed = min(time - last, 2 * tick)
             last = time
             server.now += elapsed
             try:
@@ -83,6 +86,8 @@ class Janitor:
         if pool.waiters or not self._server.draining:
             pool.look(now)
         pool.listener.look(now)
+        # `active_at` may be of up to a tick before what it stands for.
+        release.look(pool, now - elapsed)
 
     def _look_at(self, backend: Backend, now: float) -> None:
         session = backend.session
@@ -91,6 +96,9 @@ class Janitor:
                 backend.close("it did not get clean in time")
             elif session is not None:
                 endings.look(session, now)
+                if session.marked_at == session.active_at:
+                    # At the next pass the log is to know which process it is.
+                    self._server.process(session)
         except Exception as bug:
             self._server.contain(backend, bug)
 
@@ -110,6 +118,7 @@ class Janitor:
     def _look_at_all(self, now: float) -> None:
         """What may take a second longer: clients that are silent, or never say who they are."""
         server = self._server
+        server.monitor.look()
         limit = server.config.client_login_timeout
         for client in list(server.clients):
             session = client.session

@@ -23,7 +23,9 @@ from txproxy.core.claims import Claim
 from txproxy.core.handshake import Credentials, ServerRefusal
 from txproxy.core.limits import Group
 from txproxy.core.listener import Listener
+from txproxy.core.offenders import REAPED, RELEASED, Offenders
 from txproxy.core.pool import Pool
+from txproxy.core.release import Candidate
 from txproxy.core.session import Session
 from txproxy.core.stats import Stats
 from txproxy.core.transaction import BEGUN, OPEN
@@ -36,6 +38,8 @@ from txproxy.net.databases import Databases
 from txproxy.net.janitor import TICK, Janitor
 from txproxy.net.log import LOGGER
 from txproxy.net.metrics import Metrics
+from txproxy.net.monitor import Monitor
+from txproxy.net.process import Processes
 from txproxy.wire import encode
 
 _CANCELS_TAKE: Final = 2.0  # seconds at most, at the end
@@ -48,7 +52,7 @@ _SHUTTING_DOWN: Final = encode.error(
 _REMOVED: Final = encode.error(
     "FATAL", "57P01", "the database was removed from the proxy's configuration"
 )
-_QUIET: Final = frozenset(("backend connected", "backend closed"))
+_QUIET: Final = frozenset(("backend connected", "backend closed", RELEASED))
 
 
 class Server:
@@ -77,9 +81,12 @@ class Server:
         self.tls = _contexts(config)
         self.tcp = config.tcp
         self.authenticator = Authenticator(self)
+        self.monitor = Monitor(self)
         self.admin = Admin(self)
         self.janitor = Janitor(self)
         self.metrics = Metrics(self)
+        self.offenders = Offenders()
+        self.processes = Processes()
         self._settings: dict[tuple[str, str], SessionSettings] = {}
         self.orphans: set[Pool] = set()
         self._told: dict[str, dict[str, float]] = {}
@@ -106,6 +113,9 @@ class Server:
     @property
     def log_statement_literals(self) -> bool:
         return self.config.log_statement_literals
+
+    def ask_about(self, pool: Pool, candidates: list[Candidate]) -> None:
+        self.monitor.ask(pool, candidates)
 
     def claimed(self, pool: Pool, names: tuple[str, ...], claim: Claim) -> None:
         self._by_server.claimed(pool, names, claim)
@@ -222,7 +232,9 @@ class Server:
             client.close()
         for task in list(self._tasks):
             task.cancel()
+        self.processes.close()
         await self.authenticator.close()
+        await self.monitor.close()
         await self._cancels_are_sent()
         for backend in self._backends():
             backend.close("shutdown")
@@ -528,12 +540,28 @@ class Server:
                 rounded = {key: round(value, 3) for key, value in totals.items()}
                 LOGGER.info("totals", extra={"fields": {"pool": name, **rounded}})
 
+    # Transactions that are left open.
+
+    def process(self, session: Session) -> str:
+        """The process of its client, in words, as far as it is known."""
+        client = session.client
+        return self.processes.known(client) if isinstance(client, Client) else ""
+
+    def left_open(self, session: Session, how: str, fields: Mapping[str, object]) -> None:
+        """Whose code it was is counted, and logged."""
+        process = self.process(session)
+        said = {**fields, "process": process} if process else fields
+        if how == REAPED:
+            self.admin.remember(said)
+        offender = self.offenders.count(time.time(), how, said)
+        self.event(how, said)
+        if not process and isinstance(session.client, Client):
+            self.processes.tell(session.client, offender.is_process)
+
     # The log.
 
     def event(self, name: str, fields: Mapping[str, object]) -> None:
         """One line."""
-        if name == "reaped":
-            self.admin.remember(fields)
         log = LOGGER.debug if name in _QUIET else LOGGER.info
         log(name, extra={"fields": fields})
 

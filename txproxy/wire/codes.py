@@ -61,6 +61,7 @@ GSS_REQUEST: Final = 80877104
 STARTUP_LIMIT: Final = 10_000  # PostgreSQL's MAX_STARTUP_PACKET_LENGTH
 SMALL_LIMIT: Final = 10_000  # and its bound for messages that are never long
 LARGE_LIMIT: Final = 0x3FFFFFFF  # and for those that may be: 1 GB
+SHOWN_LIMIT: Final = 256  # of a statement's beginning, and of its end, for the log
 HELD_LIMIT: Final = 65_536  # what we hold of a message that has not come completely
 
 EXTENDED: Final = frozenset((BIND, CLOSE, DESCRIBE, EXECUTE, PARSE))

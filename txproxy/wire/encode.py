@@ -71,6 +71,12 @@ def close_statement(name: bytes) -> bytes:
     return message(b"C", b"S" + name + b"\0")
 
 
+def parameter_description(types: list[int]) -> bytes:
+    """ParameterDescription of parameters with types of these oids."""
+    oids = b"".join([oid.to_bytes(4, "big") for oid in types])
+    return message(b"t", len(types).to_bytes(2, "big") + oids)
+
+
 def command_complete(tag: bytes) -> bytes:
     """CommandComplete."""
     return message(b"C", tag + b"\0")

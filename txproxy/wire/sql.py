@@ -54,7 +54,7 @@ class Judgement:
     savepoint: bool = False  # some statement may set a savepoint
     setting: str = ""  # in lower case, the only one that it is about, if there is one
     value: str | None = None  # what an OURS_SET sets it to; None: the default
-    rest: int = 0  # where a MANY goes on behind its first statement, a plain COMMIT or ROLLBACK
+    rest: int = 0  # where a MANY goes on behind its first statement, which ends the transaction
     first: int = -1  # the kind of a MANY's first statement; else as `kind`
     tag: bytes = b""  # how the server answers a BEGIN
     settings: tuple[str, ...] = ()  # those it may change for the session; "*": any other
@@ -192,6 +192,9 @@ _FORMS: Final = (
 )  # fmt: skip
 
 
+_ENDINGS: Final = frozenset((COMMIT, ROLLBACK, COMMIT_CHAIN, ROLLBACK_CHAIN, PREPARE_TRANSACTION))
+
+
 def _by_word() -> dict[bytes, list[tuple[re.Pattern[bytes], Judgement]]]:
     table: dict[bytes, list[tuple[re.Pattern[bytes], Judgement]]] = {}
     for words, rest, judgement in _FORMS:
@@ -256,7 +259,7 @@ def _judge_slowly(text: bytes, standard_conforming_strings: bool = True) -> Judg
         return first
     many = _together(MANY, each)
     many.first = first.kind
-    many.rest = statements[0].end if first.kind in (COMMIT, ROLLBACK) else 0
+    many.rest = statements[0].end if first.kind in _ENDINGS else 0
     many.listens = any(judgement.kind in (LISTEN, UNLISTEN) for judgement in each) or many.listens
     return many
 

@@ -59,7 +59,10 @@ def configure(host: str, port: str, aliases: Aliases = DATABASE_ALIASES) -> None
         DATABASES=databases,
         INSTALLED_APPS=["tests.system.django_site"],
         ROOT_URLCONF="tests.system.django_site.urls",
-        MIDDLEWARE=["tests.system.django_site.urls.leave_reads_open"],
+        MIDDLEWARE=[
+            "txproxy.django.TagMiddleware",
+            "tests.system.django_site.urls.leave_reads_open",
+        ],
         ALLOWED_HOSTS=["testserver"],
         SECRET_KEY="none",
         USE_TZ=True,
@@ -79,12 +82,13 @@ def main() -> None:
     configure(host, port)
     from django.db import connection, connections
 
-    from tests.system.django_site import scenarios
+    from tests.system.django_site import scenarios, tagging
 
     assert connection.Database.__name__ == driver
     for line in sys.stdin:
+        name = line.strip()
         try:
-            getattr(scenarios, line.strip())()
+            getattr(scenarios if hasattr(scenarios, name) else tagging, name)()
         except Exception:  # noqa: BLE001 the parent raises it
             say(failed=traceback.format_exc())
         else:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from threading import Barrier
 from typing import Any, Final
 
 from django.core.handlers.wsgi import WSGIHandler
@@ -398,6 +399,55 @@ def sleep_and_roll_back() -> None:
     assert names() == ["kept"]
 
 
+def sleep_after_an_error() -> None:
+    """The transaction has failed, and Django ends it when it gets round to it."""
+    clear()
+    Account.objects.create(name="taken")
+    used = connection.connection
+    with raises("23505"), transaction.atomic():
+        Account.objects.create(name="lost")
+        try:
+            Account.objects.create(name="taken")
+        except IntegrityError:
+            sleep()
+            raise
+    # and if somebody swallows the error, the next statement is refused
+    with raises("25P02"), transaction.atomic(), connection.cursor() as cursor:
+        Account.objects.create(name="lost")
+        with suppress(DatabaseError):
+            cursor.execute("SELECT 1/0")
+        sleep()
+        cursor.execute("SELECT 1")
+    # or there is none, and COMMIT is what rolls it back
+    with transaction.atomic(), connection.cursor() as cursor:
+        Account.objects.create(name="lost")
+        with suppress(DatabaseError):
+            cursor.execute("SELECT 1/0")
+        sleep()
+    with transaction.atomic():
+        Account.objects.create(name="kept")
+    assert connection.connection is used
+    assert names() == ["kept", "taken"]
+
+
+def sleep_after_an_error_in_savepoint() -> None:
+    """The inner block is undone, the outer one goes on."""
+    clear()
+    Account.objects.create(name="taken")
+    with transaction.atomic():
+        Account.objects.create(name="kept")
+        with raises("23505"), transaction.atomic():
+            Account.objects.create(name="lost")
+            try:
+                Account.objects.create(name="taken")
+            except IntegrityError:
+                sleep()
+                raise
+        sleep()
+        Account.objects.create(name="kept too")
+    assert names() == ["kept", "kept too", "taken"]
+
+
 def reads_left_open() -> None:
     """A middleware reads and never ends the transaction; the worker's next request comes later."""
     clear()
@@ -444,3 +494,27 @@ def reads_left_open_by_many() -> None:
                 assert answer.startswith(name)
 
     in_threads(work)
+
+
+def readers_that_wait() -> None:
+    """More of them than backends are in a transaction at the same time, and have read."""
+    clear()
+    Account.objects.create(name="kept")
+    all_have_read = Barrier(THREADS)
+
+    def work(index: int) -> None:
+        committed: list[int] = []
+        with transaction.atomic(durable=True):
+            transaction.on_commit(lambda: committed.append(index))
+            assert Account.objects.filter(name="kept").count() == 1
+            all_have_read.wait(20)
+            assert "kept" in {each.name for each in Account.objects.iterator()}
+            with suppress(IntegrityError), transaction.atomic():
+                Account.objects.create(name="kept")
+            with transaction.atomic():
+                Account.objects.create(name=str(index))
+            Account.objects.select_for_update().get(name="kept")
+        assert committed == [index]
+
+    in_threads(work)
+    assert names() == sorted(["kept", *map(str, range(THREADS))])

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse
-from django.urls import path
+from django.urls import include, path
 
 from tests.system.django_site.models import Account
 
@@ -56,4 +56,9 @@ def write(request: HttpRequest) -> HttpResponse:
     return HttpResponse("written")
 
 
-urlpatterns: list[Any] = [path("note", note), path("echo", echo), path("write", write)]
+urlpatterns: list[Any] = [
+    path("note", note),
+    path("echo", echo),
+    path("write", write),
+    path("tagged/", include("tests.system.django_site.tagged")),
+]
