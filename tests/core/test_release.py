@@ -285,6 +285,9 @@ def test_off_asks_nobody() -> None:
         ("BEGIN ISOLATION LEVEL READ COMMITTED", "READ WRITE"),
         ("begin isolation  level read\ncommitted read only", "READ ONLY"),
         ("START TRANSACTION READ WRITE, NOT DEFERRABLE", "READ WRITE"),
+        ("BEGIN /* read only */", "READ WRITE"),
+        ("BEGIN -- isolation level serializable", "READ WRITE"),
+        ("BEGIN ISOLATION LEVEL /* */ READ COMMITTED READ /* write */ ONLY", "READ ONLY"),
     ],
 )
 def test_its_terms_stay(begin: str, again: str) -> None:
@@ -306,7 +309,7 @@ def test_its_terms_stay(begin: str, again: str) -> None:
         "BEGIN ISOLATION LEVEL READ UNCOMMITTED",
         "BEGIN ISOLATION LEVEL READ COMMITTED ISOLATION LEVEL SERIALIZABLE",
         "BEGIN READ ONLY READ WRITE",
-        "BEGIN ISOLATION LEVEL /* */ READ COMMITTED",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE /* isolation level read committed */",
     ],
 )
 def test_other_terms_are_not_released(begin: str) -> None:

@@ -6,7 +6,7 @@ COMMITTED each statement has a snapshot of its own: nothing that the client can 
 transaction has left nothing behind. Whether it has, is asked in steps, the cheap ones first, and
 only of those that sleep:
 
-    what we know        the whole BEGIN, READ COMMITTED, status T, no pin, no portal (`_obstacle`)
+    what we know        the whole BEGIN, READ COMMITTED, status T, no pin, no portal (`obstacle`)
     what was said       plain reads, of functions that keep nothing (eligible.py)
     what the server     that it holds no transaction id, no snapshot, and no lock but those of
     says                readers, asked on a connection of its own (net/monitor.py)
@@ -23,7 +23,7 @@ from txproxy.core import endings, transaction
 from txproxy.core.exchange import Exchange
 from txproxy.core.offenders import RELEASED
 from txproxy.core.transaction import OPEN
-from txproxy.wire import encode
+from txproxy.wire import encode, lexer
 from txproxy.wire.codes import BIND, CLOSE, EXECUTE, IN_TRANSACTION, SYNC
 
 if TYPE_CHECKING:
@@ -213,7 +213,9 @@ def terms(session: "Session") -> bytes:
     """
     said = session.said
     watch = session.pool.watch
-    begin = b" ".join(said.begin.lower().split()) if said is not None else b""
+    begin = _words(said.begin, session.strings_conform) if said is not None else b""
+    if not begin:
+        return b""
     wanted = session.wanted.by_name
     level = _ISOLATION.findall(begin)
     if b"isolation" not in begin:
@@ -230,6 +232,12 @@ def terms(session: "Session") -> bytes:
     if read_only not in ("on", "off"):
         return b""
     return AGAIN + (b"ONLY" if read_only == "on" else b"WRITE")
+
+
+def _words(begin: bytes, conforming: bool) -> bytes:
+    """Those of a BEGIN: what stands in its comments counts for nothing. b"": it cannot be read."""
+    statements = lexer.split(begin, conforming)
+    return statements[0].words if statements is not None and len(statements) == 1 else b""
 
 
 def refuse(session: "Session", why: str) -> None:

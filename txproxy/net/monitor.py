@@ -105,7 +105,6 @@ class Monitor:
             self._server.log_bug("monitor", bug)
 
     async def _ask_for_harm(self, pool: Pool, sleepers: list[Candidate]) -> None:
-        pool.watch.asking = True
         asker = self._asker(pool)
         try:
             async with asyncio.timeout(_PATIENCE):
@@ -156,6 +155,7 @@ class Monitor:
                 continue
             sleepers = _sleepers(pool, self._server.now)
             if sleepers:
+                pool.watch.asking = True
                 self._spawn(self._ask_for_harm(pool, sleepers))
         pools = set(self._server.pools.values())
         for pool, asker in list(self._askers.items()):
