@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 _LEAST: Final = client_least()
 _LIMITS: Final = client_limits()
+_FOREVER: Final = float("inf")
 
 
 class Session:
@@ -110,6 +111,7 @@ class Session:
         "problem",
         "queued",
         "queued_at",
+        "released_at",
         "replacement",
         "replaying",
         "restore_due",
@@ -169,6 +171,7 @@ class Session:
         self.listening: Listening | None = None
         self.kept: state.Kept | None = None
         self.replaying = False
+        self.released_at = -_FOREVER  # when its transaction was last released early
         self.epoch = pool.epoch
         self.logging_in = False
         self.ended = False
