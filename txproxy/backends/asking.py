@@ -23,9 +23,9 @@ async def take_leave(connection: Any) -> None:
 
 
 async def connect(server: PoolSettings, name: str, *, prepares: int = 0) -> Any:
-    """A connection of asyncpg's, with this application_name, which keeps so many statements prepared:
-    none, where another pooler may be behind it. Raises what the last host or the last
-    way to it has raised.
+    """A connection of asyncpg's, with this application_name. It keeps so many statements prepared:
+    none where another pooler may be behind it. Raises what the last host or the last way to it has
+    raised.
     """
     secret = server.password
     # Not None: asyncpg would look into the environment and ~/.pgpass.

@@ -249,16 +249,17 @@ def _trees_why(
 
 # Backends.
 
-# With the stamp: one question less. It comes back once at least, whatever has become of the backends.
-_ACTIVITY: Final = f"""
+# With the stamp, which saves a question; so at least one row, whatever has become of the backends.
+_ACTIVITY: Final = _sql(
+    """
 SELECT now.stamp, a.pid, a.state, a.backend_xid IS NULL, a.backend_xmin IS NULL
-FROM ({_STAMP}) AS now(stamp) LEFT JOIN (
+FROM (@stamp) AS now(stamp) LEFT JOIN (
     SELECT * FROM pg_catalog.pg_stat_get_activity(NULL)
-    WHERE pid OPERATOR(pg_catalog.=) ANY ($1) AND datid OPERATOR(pg_catalog.=) (
-        SELECT oid FROM pg_catalog.pg_database
-        WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+    WHERE pid = ANY ($1) AND datid = (
+        SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 ) AS a ON true
-"""
+""".replace("@stamp", _STAMP)
+)
 _LOCKS: Final = _sql("""
 SELECT pid,
     pg_catalog.min(pg_catalog.concat(mode, ' on a ', locktype)) FILTER (WHERE NOT is_fine),
@@ -277,8 +278,8 @@ _UNSAID: Final = "the server does not say what it holds"
 async def activity(connection: Any, pids: Collection[int]) -> tuple[str, dict[int, str]]:
     """The stamp, and why each of these backends cannot be let go as it is, or "". Cheap."""
     found = dict.fromkeys(pids, _UNSAID)
-    now = ""
-    for now, pid, state, no_xid, no_xmin in await connection.fetch(_ACTIVITY, list(pids)):
+    rows = await connection.fetch(_ACTIVITY, list(pids))
+    for _, pid, state, no_xid, no_xmin in rows:
         if pid is None:
             continue
         if state is None:
@@ -291,7 +292,7 @@ async def activity(connection: Any, pids: Collection[int]) -> tuple[str, dict[in
             found[pid] = "it holds a snapshot"
         else:
             found[pid] = ""
-    return now, found
+    return rows[0][0], found
 
 
 async def locks(connection: Any, pids: Collection[int]) -> tuple[dict[int, str | set[int]], float]:

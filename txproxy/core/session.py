@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 _LEAST: Final = client_least()
 _LIMITS: Final = client_limits()
-_FOREVER: Final = float("inf")
 
 
 class Session:
@@ -122,6 +121,7 @@ class Session:
         "settings",
         "settled",
         "skip_to",
+        "slept_at",
         "stale",
         "start",
         "statement",
@@ -171,7 +171,8 @@ class Session:
         self.listening: Listening | None = None
         self.kept: state.Kept | None = None
         self.replaying = False
-        self.released_at = -_FOREVER  # when its transaction was last released early
+        # When its transaction was released early, until it waits again; when it had slept then.
+        self.released_at = self.slept_at = 0.0
         self.epoch = pool.epoch
         self.logging_in = False
         self.ended = False

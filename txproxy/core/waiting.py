@@ -1,10 +1,10 @@
 """The sessions that wait for a backend of one pool: in the order in which they came, but who keeps
 its backend asleep does not stand in everybody's way.
 
-A transaction that had to be released early has kept its backend for a hundred times as long as it
-was needed, and the next of the same client will. A thousand such clients in front of one that does
-not sleep would let it wait for a second where it needs a millisecond. So for a while after a
-release a client waits among those alone, and while others wait too, each fourth backend is theirs.
+A transaction that had to be released early has kept its backend for ten times as long as it was
+needed, and the next of the same client will. A thousand such clients in front of one that does not
+sleep would let it wait for a second where it needs a millisecond. So for a while a client that has
+slept so waits among its like, and when others wait too, each fourth backend is for those.
 """
 
 from collections import deque
@@ -14,8 +14,13 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from txproxy.core.session import Session
 
+SLEPT: Final = 0.1
+"""Seconds from an early release until its client wants a backend again, that count as sleep: some
+are released because the machine was busy.
+"""
+
 REMEMBERED: Final = 30.0
-"""Seconds for which a client whose transaction was released early counts as one that sleeps."""
+"""Seconds for which a client that has slept so waits among its like."""
 
 TURN: Final = 4
 """Each fourth backend is for those that sleep, while others wait as well."""
@@ -50,7 +55,12 @@ class Waiting:
 
     def append(self, session: "Session") -> None:
         """One more; `queued_at` is set."""
-        if session.queued_at - session.released_at < REMEMBERED:
+        now = session.queued_at
+        if session.released_at:
+            if now - session.released_at >= SLEPT:
+                session.slept_at = now
+            session.released_at = 0.0
+        if session.slept_at and now - session.slept_at < REMEMBERED:
             self._sleepers.append(session)
         else:
             self._awake.append(session)
