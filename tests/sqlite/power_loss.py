@@ -12,12 +12,17 @@ import runpy
 import sys
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 
 from tests.sqlite import disk
 from tests.sqlite.disk import Event
+
+_WORDS: Final = {
+    apsw.SQLITE_FULL: "database or disk is full",
+    apsw.SQLITE_IOERR: "disk I/O error",
+}
 
 
 class Fault(NamedTuple):
@@ -67,7 +72,7 @@ class Watched(apsw.VFS):
             return
         skipped = self._skipped[fault] = self._skipped.get(fault, 0) + 1
         if skipped > fault.skip:
-            raise apsw.exception_for(fault.code)
+            raise _error(fault.code)
 
     def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
         if name is None:
@@ -104,8 +109,20 @@ class _File(apsw.VFSFile):
     def xSync(self, _: int) -> None:  # noqa: N802
         number = next(self._vfs.syncs)
         self._vfs.note(disk.SYNC_BEGINS, self._path, number)
-        self._vfs.may_fail("xSync", self._path)
+        try:
+            self._vfs.may_fail("xSync", self._path)
+        except apsw.Error:
+            self._vfs.note(disk.SYNC_FAILS, self._path, number)
+            raise
         self._vfs.note(disk.SYNC_ENDS, self._path, number)
+
+
+def _error(code: int) -> apsw.Error:
+    """As apsw raises it where SQLite's own VFS returns the code, with SQLite's words."""
+    raised: Any = type(apsw.exception_for(code))(_WORDS[code & 0xFF])
+    raised.result, raised.extendedresult = code & 0xFF, code
+    assert isinstance(raised, apsw.Error)
+    return raised
 
 
 if __name__ == "__main__":
