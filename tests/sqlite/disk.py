@@ -18,7 +18,7 @@ _HEAD: Final = Struct("!cHQI")
 _SECTOR: Final = 512
 
 OPEN, WRITE, TRUNCATE, DELETE, DELETE_FOR_SURE = b"o", b"w", b"t", b"d", b"D"
-SYNC_BEGINS, SYNC_ENDS, SYNC_FAILS = b"s", b"S", b"F"
+SYNC_BEGINS, SYNC_ENDS, DATA_SYNC_ENDS, SYNC_FAILS = b"s", b"S", b"Y", b"F"
 
 
 class Event(NamedTuple):
@@ -82,10 +82,10 @@ class Disk:
     def _change(self, file: _File, event: Event) -> None:
         if event.kind == SYNC_BEGINS:
             file.syncs[event.offset] = len(file.pending)
-        elif event.kind in {SYNC_ENDS, SYNC_FAILS}:
+        elif event.kind in {SYNC_ENDS, DATA_SYNC_ENDS, SYNC_FAILS}:
             covered = file.syncs.pop(event.offset)
             for done in file.pending[:covered]:
-                if event.kind == SYNC_ENDS:
+                if event.kind != SYNC_FAILS:
                     _apply(file.durable, done)
             del file.pending[:covered]
             file.syncs = {sync: max(0, at - covered) for sync, at in file.syncs.items()}

@@ -6,6 +6,7 @@ A VFS writes DIRECTORY/trace for `disk`, and does not sync for real. While DIREC
 there, calls that it names fail: one JSON object, see `Fault`.
 """
 
+import errno
 import json
 import os
 import runpy
@@ -55,7 +56,7 @@ class Watched(apsw.VFS):
         self._trace = os.open(directory / "trace", flags, 0o600)
         self._fault = directory / "fault"
         self._skipped: dict[Fault, int] = {}
-        self.syncs = count()
+        self._syncs = count()
 
     def note(self, kind: bytes, path: str, offset: int = 0, data: bytes = b"") -> None:
         """One event into the trace, in one write: so threads need no lock."""
@@ -73,6 +74,24 @@ class Watched(apsw.VFS):
         skipped = self._skipped[fault] = self._skipped.get(fault, 0) + 1
         if skipped > fault.skip:
             raise _error(fault.code)
+
+    def sync(self, path: str, ends: bytes) -> None:
+        """apsw.Error: it is to fail."""
+        number = next(self._syncs)
+        self.note(disk.SYNC_BEGINS, path, number)
+        try:
+            self.may_fail("xSync", path)
+        except apsw.Error:
+            self.note(disk.SYNC_FAILS, path, number)
+            raise
+        self.note(ends, path, number)
+
+    def fdatasync(self, fd: int) -> None:
+        """Instead of os.fdatasync, which the commit train calls."""
+        try:
+            self.sync(os.readlink(f"/proc/self/fd/{fd}"), disk.DATA_SYNC_ENDS)  # noqa: PTH115
+        except apsw.Error as error:
+            raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
 
     def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
         if name is None:
@@ -107,14 +126,7 @@ class _File(apsw.VFSFile):
         self._vfs.note(disk.TRUNCATE, self._path, newsize)
 
     def xSync(self, _: int) -> None:  # noqa: N802
-        number = next(self._vfs.syncs)
-        self._vfs.note(disk.SYNC_BEGINS, self._path, number)
-        try:
-            self._vfs.may_fail("xSync", self._path)
-        except apsw.Error:
-            self._vfs.note(disk.SYNC_FAILS, self._path, number)
-            raise
-        self._vfs.note(disk.SYNC_ENDS, self._path, number)
+        self._vfs.sync(self._path, disk.SYNC_ENDS)
 
 
 def _error(code: int) -> apsw.Error:
@@ -127,4 +139,5 @@ def _error(code: int) -> apsw.Error:
 
 if __name__ == "__main__":
     watched = Watched(Path(sys.argv.pop(1)))
+    os.fdatasync = watched.fdatasync  # type: ignore[assignment]
     runpy.run_module("txproxy.backends.sqlite", run_name="__main__", alter_sys=True)

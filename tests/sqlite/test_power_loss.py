@@ -105,7 +105,7 @@ def test_the_disk_loses_what_sqlite_did_not_sync(
 def test_what_was_acknowledged_outlives_the_power(
     tmp_path: Path, settings: dict[str, Any], fails: bool
 ) -> None:
-    """Also after the disk has failed to sync for a while, which loses what it should have synced."""
+    """Also after the disk has failed for a while to sync, and lost what it should have synced."""
     told = tmp_path / "told"
     told.mkdir()
     trace = told / "trace"
