@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import os
 import socket
 from collections.abc import Callable
 from typing import Final
