@@ -145,8 +145,11 @@ class Endpoint:
         )
         theirs.close()
         threading.Thread(target=self._hear, args=(self._channel.dup(),), daemon=True).start()
-        ready = "the process did not get ready"
-        eventually(lambda: len(self.told("ready")) > before, ready)
+        eventually(
+            lambda: len(self.told("ready")) > before or self.process.poll() is not None,
+            "the process did not get ready",
+        )
+        assert self.process.poll() is None, "the process has ended"
 
     def __exit__(self, *_: object) -> None:
         # shutdown wakes the threads that wait on these; the channel's end ends the process.
