@@ -187,7 +187,7 @@ def _lists(view: View) -> list[Row]:
         ("databases", len(database_names(server)) + len(server.sqlite.names(server.config))),
         ("users", len(set(server.users) | set(server.config.users))),
         ("peers", 0),
-        ("pools", len(pools)),
+        ("pools", len(_pools(view))),
         ("peer_pools", 0),
         ("free_clients", 0),
         ("used_clients", sum(len(pool.sessions) for pool in pools) + len(server.sqlite.clients)),

@@ -12,7 +12,7 @@ import base64
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -100,11 +100,7 @@ class Sqlite:
                 sqlstate="0A000",
             )
         # A slow file system is not to hold up the event loop.
-        found = await asyncio.to_thread(find, config.sqlite, database)
-        if found is None:
-            raise _no_such(database)
-        file, path = found
-        name = path.name if file.name == ANY_FILE else file.name
+        file, name, path = await asyncio.to_thread(self._find, database)
         _check_peer(file, name, client.peer_uid())
         if name in self.seen.disabled:
             raise TxproxyError(
@@ -112,6 +108,13 @@ class Sqlite:
             )
         await self._until_ready()
         return file, name, path
+
+    def _find(self, database: str) -> Place:
+        found = find(self._server.config.sqlite, database)
+        if found is None:
+            raise _no_such(database)
+        file, path = found
+        return file, path.name if file.name == ANY_FILE else file.name, path
 
     async def _until_ready(self) -> None:
         try:
@@ -220,15 +223,21 @@ class Sqlite:
         return sleeps
 
     def reopen(self, database: str) -> None:
-        """Open the file of this name anew, or all if it is ""."""
-        for path in self._paths(database):
+        """Open the file of this name anew, or all if it is "". Raises TxproxyError."""
+        paths = [str(self._find(database)[2])] if database else list(self.seen.files)
+        for path in paths:
             self._process.tell({"do": "reopen", "path": path})
 
-    def _paths(self, database: str) -> Iterable[str]:
-        if not database:
-            return list(self.seen.files)
-        found = find(self._server.config.sqlite, database)
-        return [str(found[1])] if found is not None else []
+    def set_disabled(self, database: str, disabled: bool) -> None:
+        """Take no new clients for the file of this name, or take them again.
+
+        Raises TxproxyError.
+        """
+        name = self._find(database)[1]
+        if disabled:
+            self.seen.disabled.add(name)
+        else:
+            self.seen.disabled.discard(name)
 
 
 def who(client: FileClient) -> dict[str, Any]:
