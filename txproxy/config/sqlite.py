@@ -73,7 +73,7 @@ def _real(path: str | Path) -> Path:
 
 def _is_plain(name: str) -> bool:
     """Whether this can be a database's name in a directory: nothing hidden, nothing of SQLite's."""
-    odd = not name.isprintable() or any(sign in name for sign in "/?\\")
+    odd = not name.isprintable() or any(sign in name for sign in "/\\*?")
     return bool(name) and not odd and not name.startswith(".") and not name.endswith(BESIDE)
 
 

@@ -363,7 +363,7 @@ def _path(value: object) -> str:
     written = text(value)
     if not written.startswith("/"):
         raise ValueError('must be a path from the root, such as "/srv/app/app.sqlite3"')
-    return os.path.normpath(written)
+    return "/" + os.path.normpath(written).lstrip("/")  # which leaves two where there are two
 
 
 def _paths(value: object) -> tuple[str, ...]:
