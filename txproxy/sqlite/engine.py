@@ -39,8 +39,6 @@ _ELSEWHERE: Final = frozenset((1, 8, 10, 14, 26))
 """ERROR, READONLY, IOERR, CANTOPEN, NOTADB of a reader here: let the server say what there is."""
 
 _SAVEPOINTS: Final = frozenset((Kind.SAVEPOINT, Kind.RELEASE, Kind.ROLLBACK_TO))
-_COMMIT: Final = Statement("COMMIT")
-_ROLLBACK: Final = Statement("ROLLBACK")
 _BEGIN: Final = Statement("BEGIN")
 _LOST: Final = "the connection was lost, and with it the transaction"
 _STALE: Final = "the transaction was rolled back: others had written since it read"
@@ -315,7 +313,7 @@ class Engine:
             raise failures.operational(reason, failures.ABORT_ROLLBACK)
         if self._session.status != IDLE:
             self._keep_open()
-            answer, _ = self._session.run(_COMMIT)
+            answer, _ = self._session.run(self.statement("COMMIT"))
             if self._session.status == IDLE:
                 self._over()
             if answer.fields is not None:
@@ -327,7 +325,7 @@ class Engine:
         if self._session.status != IDLE:
             self._keep_open()
             try:
-                answer, _ = self._session.run(_ROLLBACK)
+                answer, _ = self._session.run(self.statement("ROLLBACK"))
             except sqlite3.OperationalError:
                 self._over()  # the server rolls back what it lost
                 return
@@ -406,7 +404,7 @@ class Engine:
             return
         if data_version(reader) != self._version:
             if self._session.status != IDLE:
-                self._session.run(_ROLLBACK)
+                self._session.run(self.statement("ROLLBACK"))
             self._stale()
         self._version = 0
         self._release()
