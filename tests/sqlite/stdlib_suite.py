@@ -25,6 +25,7 @@ from typing import Any, Final
 from tests.sqlite.endpoint import Endpoint
 from tests.sqlite.stdlib_exceptions import not_applying
 from txproxy import sqlite
+from txproxy.sqlite.connection import name_of
 
 PORT: Final = 5432
 MODULES: Final = (
@@ -62,6 +63,11 @@ class Substitute(types.ModuleType):
             def __init__(self, database: Any, *arguments: Any, **keywords: Any) -> None:
                 if database == ":memory:":
                     database = f"memory{next(numbers)}.db"
+                name = name_of(database, is_uri=keywords.get("uri", False))
+                if "/" not in name and not Path(name).exists():
+                    # The endpoint creates none; an empty one is a database.
+                    Path(name).touch()
+                    endpoint.tell({"do": "reopen", "path": str(endpoint.path(name))})
                 super().__init__(database, *arguments, **where, **keywords)
 
         def connect(database: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -86,10 +92,10 @@ def tests_in(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
 
 def run(directory: Path, reads: str, wanted: list[str], *, verbose: bool) -> bool:
     """Run them; whether all went as it is to be."""
-    os.chdir(directory)
     excepted = not_applying(reads)
     unexpected = []
     with Endpoint(directory, allow_create=True, idle_writer_timeout=0) as endpoint:
+        os.chdir(directory)
         sys.modules["sqlite3"] = Substitute(endpoint, reads)
         loader = unittest.defaultTestLoader
         suite = unittest.TestSuite()

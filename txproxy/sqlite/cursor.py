@@ -32,6 +32,8 @@ class Cursor:
                 f"Cursor() argument 1 must be txproxy.sqlite.Connection, not "
                 f"{type(connection).__name__}"
             )
+        if self._is_running:
+            raise sqlite3.ProgrammingError("Recursive use of cursors not allowed.")
         self.connection = connection
         self.description: Description | None = None
         self.lastrowid: int | None = None

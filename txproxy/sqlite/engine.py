@@ -28,7 +28,7 @@ from txproxy.sqlite.protocol import Answer
 from txproxy.sqlite.rows import Rows
 from txproxy.sqlite.session import FIRST_ROWS, Session
 from txproxy.sqlite.statements import Kind, Statement
-from txproxy.wire.codes import IDLE
+from txproxy.wire.codes import IDLE, IN_FAILED
 
 Description = tuple[tuple[str, None, None, None, None, None, None], ...]
 
@@ -255,6 +255,10 @@ class Engine:
         return changes
 
     def _raise(self, answer: Answer) -> None:
+        if answer.fields is not None and self._session.status == IN_FAILED:
+            if failures.is_constraint(answer.fields):
+                # OR ROLLBACK, RAISE(ROLLBACK): it was asked for, and nobody expects a transaction.
+                self._session.run(self.statement("ROLLBACK"))
         if self._session.status == IDLE and self._savepoints is not None and not self._begun:
             self._over()  # SQLite has ended it
         if answer.fields is not None:
@@ -436,6 +440,8 @@ class Engine:
         """Leave the server, which rolls back, and close the readers."""
         self.refresh()
         self._open.clear()
+        if self._session.status != IDLE:
+            self.rollback()  # and wait for it: whoever comes next is not to meet it
         self._session.close()
         if self.readers is not None:
             self.readers.close()

@@ -13,6 +13,8 @@ from typing import Final
 BUSY: Final = (5, "SQLITE_BUSY")
 BUSY_SNAPSHOT: Final = (517, "SQLITE_BUSY_SNAPSHOT")
 ABORT_ROLLBACK: Final = (516, "SQLITE_ABORT_ROLLBACK")
+CANTOPEN: Final = (14, "SQLITE_CANTOPEN")
+CONSTRAINT: Final = 19
 GENERIC: Final = (1, "SQLITE_ERROR")
 
 _CLASSES: Final[Mapping[int, type[Exception]]] = {
@@ -48,6 +50,8 @@ def of(fields: Mapping[str, str], functions: Set[str] = frozenset()) -> Exceptio
     if fields.get("C") == "42601" and message.startswith(_ONE_STATEMENT):
         return sqlite3.ProgrammingError(message)
     code = fields.get("L", "")
+    if fields.get("C") == "3D000":
+        return operational(f"unable to open database file: {message}", CANTOPEN)
     if not code.isdecimal():
         hint = fields.get("H", "")
         return operational(f"{message}: {hint}" if hint else message)
@@ -62,6 +66,12 @@ def of(fields: Mapping[str, str], functions: Set[str] = frozenset()) -> Exceptio
         error.sqlite_errorcode = number
         error.sqlite_errorname = fields.get("R", "")
     return error
+
+
+def is_constraint(fields: Mapping[str, str]) -> bool:
+    """Whether an ErrorResponse is of a violated constraint."""
+    code = fields.get("L", "")
+    return code.isdecimal() and int(code) & 0xFF == CONSTRAINT
 
 
 def is_unknown_function(error: sqlite3.Error, functions: Set[str]) -> bool:

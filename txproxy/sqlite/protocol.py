@@ -208,6 +208,10 @@ class Wire:
         """Close the socket without a word: the server rolls back. The parent's is not touched."""
         self._socket.close()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_socket"):
+            self._socket.close()
+
     def terminate(self) -> None:
         """Take leave."""
         try:
@@ -251,7 +255,7 @@ def _connected(address: str) -> socket.socket:
             f"unable to open database file: nobody listens on {address} ({error.strerror or error});"
             ' start txproxy with this unix listener ("unix:DIRECTORY" in listen), or say which'
             " directory and port it has",
-            (14, "SQLITE_CANTOPEN"),
+            failures.CANTOPEN,
         ) from error
     return found
 

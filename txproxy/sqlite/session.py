@@ -83,6 +83,7 @@ class Session:
         self._abandoned: list[bytes] = []  # whole Close messages, sent with what comes next
         self._names = 0
         self._free_portals: list[bytes] = []
+        self._used_portals: set[bytes] = set()  # those of them that the server may still have
         self.epoch = 0
 
     def open(self, opened: Callable[[dict[str, str]], None]) -> None:
@@ -111,7 +112,7 @@ class Session:
         self.epoch += 1
         self._wire = wire
         self._abandoned.clear()
-        self._free_portals.clear()
+        self._used_portals.clear()
         wire.has_changed = False
         self._opened(wire.parameters)
         return wire
@@ -137,9 +138,10 @@ class Session:
         An error of SQLite's is in the answer.
         """
         name = self._portal_name() if rows else b""
+        again = _close(name) if name in self._used_portals else b""
 
         def message() -> bytes:
-            return self._opening(before) + self._execution(statement, bound, name, rows)
+            return again + self._opening(before) + self._execution(statement, bound, name, rows)
 
         known = statement.epoch
         answer = self._ask(message, repeatable=statement.kind is Kind.READ and not before)
@@ -149,6 +151,7 @@ class Session:
         if answer.suspended:
             return answer, Portal(self, name, self.epoch)
         self._free_portals.append(name)
+        self._used_portals.add(name)
         return answer, None
 
     def run_many(
@@ -276,7 +279,7 @@ class Session:
     def close_portal(self, portal: bytes, epoch: int) -> None:
         """Close a portal of the session of that number, with what is sent next."""
         if epoch == self.epoch:
-            self._abandoned.append(encode.message(b"C", b"P" + portal + b"\0"))
+            self._abandoned.append(_close(portal))
 
     # Its end
 
@@ -300,6 +303,10 @@ def _execute(portal: bytes, rows: int) -> bytes:
 
 def _describe(portal: bytes) -> bytes:
     return _DESCRIBE_UNNAMED if not portal else encode.message(b"D", b"P" + portal + b"\0")
+
+
+def _close(portal: bytes) -> bytes:
+    return encode.message(b"C", b"P" + portal + b"\0")
 
 
 def _unnamed(sql: str) -> bytes:
