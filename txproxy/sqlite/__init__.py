@@ -49,11 +49,13 @@ from sqlite3 import (
     sqlite_version_info,
     threadsafety,
 )
-from typing import Any
+from typing import Any, Final
 
 from txproxy.sqlite.connection import Connection
 from txproxy.sqlite.cursor import Cursor
 from txproxy.sqlite.link import LEGACY as LEGACY_TRANSACTION_CONTROL
+
+_FACTORY: Final = 4  # its place in sqlite3.connect(), behind the database
 
 
 def connect(database: Any, *arguments: Any, factory: Any = Connection, **keywords: Any) -> Any:
@@ -61,4 +63,6 @@ def connect(database: Any, *arguments: Any, factory: Any = Connection, **keyword
 
     They are those of `Connection`. Raises what that raises.
     """
+    if len(arguments) > _FACTORY:
+        factory = arguments[_FACTORY]
     return factory(database, *arguments, **keywords)

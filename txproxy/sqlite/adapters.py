@@ -44,9 +44,10 @@ def bound(names: Sequence[str | None], parameters: Any) -> bytes:
         raise sqlite3.ProgrammingError("parameters are of unsupported type")
     plain = _plain(len(_ADAPTERS))
     parts = []
-    for index, value in enumerate(found, 1):
+    for index in range(len(names)):
+        value = found[index]  # an adapter may shorten the list
         if type(value) not in plain:
-            value = _adapted(index, value)  # noqa: PLW2901
+            value = _adapted(index + 1, value)
         if value is None or value != value:  # NaN, which is NULL in SQLite  # noqa: PLR0124
             parts.append(_NULL)
         else:
@@ -87,7 +88,7 @@ def _by_position(names: Sequence[str | None], parameters: Sequence[Any]) -> Sequ
         )
     if sys.version_info >= (3, 12):
         _warn_of_names(names)
-    return [parameters[index] for index in range(len(names))]
+    return parameters
 
 
 def _warn_of_names(names: Sequence[str | None]) -> None:
@@ -169,7 +170,8 @@ def row(
         start += size
         converter = by_column[index] if by_column else None
         if converter is not None:
-            found.append(converter(_as_bytes(data)))
+            raw = _as_bytes(data)
+            found.append(converter(raw) if raw else None)  # SQLite has no pointer to nothing
         elif data[0] != _TEXT:
             found.append(values.decode(data))
         elif text_factory is str:

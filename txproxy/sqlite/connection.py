@@ -12,6 +12,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
 from typing import Any, Final, Literal, Self
 from urllib.parse import unquote
 
@@ -62,7 +63,7 @@ class Connection:
         database: Any,
         timeout: float = 5.0,
         detect_types: int = 0,
-        isolation_level: str | None = "DEFERRED",
+        isolation_level: str | None = "",
         check_same_thread: bool = True,  # noqa: FBT001, FBT002
         factory: Any = None,
         cached_statements: int = 128,
@@ -73,6 +74,9 @@ class Connection:
         reads: Literal["auto", "local", "server"] = "auto",
         autocommit: int = LEGACY,
     ) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
         checked_level(isolation_level)
         checked_autocommit(autocommit)
         if reads not in {"auto", "local", "server"}:
@@ -139,7 +143,7 @@ class Connection:
         """A cursor; `factory` makes it of this connection."""
         self.link.engine()
         cursor = factory(self)
-        if not isinstance(cursor, Cursor):
+        if not issubclass(type(cursor), Cursor):  # whatever it says that its class is
             raise TypeError(f"factory must return a cursor, not {type(cursor).__name__}")
         if self.row_factory is not None:
             cursor.row_factory = self.row_factory
@@ -157,9 +161,12 @@ class Connection:
         """A cursor that has run this script."""
         return self.cursor().executescript(sql_script)
 
-    def __call__(self, sql: str, /) -> Any:
-        """The statement of this text; of no use but to `sqlite3` itself."""
-        return self.link.engine().statement(sql)
+    def __call__(self, *sql: str) -> Any:
+        """The statement of one text; of no use but to `sqlite3` itself."""
+        self.link.engine()
+        if len(sql) != 1:
+            raise TypeError(f"one statement expected, not {len(sql)}")
+        return self.link.statement(sql[0])
 
     # Transactions
 
@@ -238,7 +245,7 @@ class Connection:
     ) -> None:
         """A function for reads here; on the server it is the setting `functions`."""
         self._register(
-            ("function", name.lower(), narg),
+            ("function", str(name).lower(), narg),
             lambda reader: reader.create_function(name, narg, func, deterministic=deterministic),
         )
         self.link.engine().functions.add(name.lower())
@@ -246,7 +253,7 @@ class Connection:
     def create_aggregate(self, name: str, n_arg: int, aggregate_class: Any) -> None:
         """An aggregate for reads here; on the server it is the setting `functions`."""
         self._register(
-            ("function", name.lower(), n_arg),
+            ("function", str(name).lower(), n_arg),
             lambda reader: reader.create_aggregate(name, n_arg, aggregate_class),
         )
         self.link.engine().functions.add(name.lower())
@@ -254,7 +261,7 @@ class Connection:
     def create_window_function(self, name: str, num_params: int, aggregate_class: Any, /) -> None:
         """A window function for reads here; on the server it is the setting `functions`."""
         self._register(
-            ("function", name.lower(), num_params),
+            ("function", str(name).lower(), num_params),
             lambda reader: reader.create_window_function(name, num_params, aggregate_class),
         )
         self.link.engine().functions.add(name.lower())
@@ -262,7 +269,7 @@ class Connection:
     def create_collation(self, name: str, callback: Any, /) -> None:
         """A collation for reads here; None takes it away."""
         self._register(
-            ("collation", name.lower()), lambda reader: reader.create_collation(name, callback)
+            ("collation", str(name).lower()), lambda reader: reader.create_collation(name, callback)
         )
 
     def set_authorizer(self, authorizer_callback: Any) -> None:
@@ -278,17 +285,21 @@ class Connection:
         )
 
     def set_trace_callback(self, trace_callback: Any) -> None:
-        """For reads here. sqlite3.NotSupportedError: the server reads."""
-        self._local("set_trace_callback")
+        """For reads here, and for what goes to the server, as it was written."""
         self._register(("trace",), lambda reader: reader.set_trace_callback(trace_callback))
+        self.link.engine().trace = trace_callback
 
     def _register(self, what: tuple[object, ...], setting: Setting) -> None:
-        """Apply it to the readers, or to one made for the purpose: it may be wrong."""
+        """Apply it to the readers, or to a connection made for the purpose: it may be wrong."""
         engine = self.link.engine()
         with self.link.lock:
-            found = engine.readers.connections() if engine.readers is not None else []
-            for reader in found or [sqlite3.connect(":memory:")]:
-                setting(reader)
+            if engine.readers is None:
+                with closing(sqlite3.connect(":memory:")) as trial:
+                    setting(trial)
+            else:
+                engine.readers.open(engine.settings.values())
+                for reader in engine.readers.connections():
+                    setting(reader)
             engine.settings[what] = setting
 
     def _local(self, what: str) -> Readers:
@@ -360,6 +371,7 @@ class Connection:
 
     def deserialize(self, data: Any, /, *, name: str = "main") -> None:
         """sqlite3.NotSupportedError: others use the file."""
+        self.link.engine()
         raise sqlite3.NotSupportedError("deserialize would replace a file that others use")
 
     # Limits
@@ -372,12 +384,14 @@ class Connection:
         return self._limits[category]
 
     def setlimit(self, category: int, limit: int, /) -> int:
-        """For reads here, and for the length of statements; returns what it was."""
+        """For reads here; the length of statements, and variables, everywhere. What it was."""
         before = self.getlimit(category)
         if limit >= 0:
             self._limits[category] = limits.smaller(category, limit)
         if category == sqlite3.SQLITE_LIMIT_SQL_LENGTH:
             self.link.longest = self._limits[category]
+        elif category == sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER:
+            self.link.most_variables = self._limits[category]
         else:
             self._register(("limit", category), lambda reader: reader.setlimit(category, limit))
         return before

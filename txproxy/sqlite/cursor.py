@@ -4,9 +4,10 @@ Source: https://docs.python.org/3/library/sqlite3.html#cursor-objects
 """
 
 import sqlite3
+import sys
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from txproxy.sqlite.rows import Rows
 
@@ -15,15 +16,13 @@ if TYPE_CHECKING:
     from txproxy.sqlite.engine import Description
     from txproxy.sqlite.link import Link
 
-_ALL: Final = 4096  # rows that fetchall() asks for at a time
-
 
 class Cursor:
     """Runs statements on a connection, and hands out their rows."""
 
-    _link: "Link | None" = None
+    _is_ready = False
     _is_closed = False
-    _is_running = False
+    _is_running = False  # a statement or a fetch, which may call Python, which may call us
 
     def __init__(self, connection: "Connection", /) -> None:
         from txproxy.sqlite.connection import Connection  # noqa: PLC0415
@@ -34,7 +33,6 @@ class Cursor:
                 f"{type(connection).__name__}"
             )
         self.connection = connection
-        self._link = connection.link
         self.description: Description | None = None
         self.lastrowid: int | None = None
         self.rowcount = -1
@@ -42,6 +40,7 @@ class Cursor:
         self.row_factory: Any = None
         self._rows: Rows | None = None
         self._is_closed = False
+        self._is_ready = True
 
     # Statements
 
@@ -90,30 +89,29 @@ class Cursor:
         return link
 
     def _usable(self) -> "Link":
-        link = self._link
-        if link is None:
+        if not self._is_ready:
             raise sqlite3.ProgrammingError("Base Cursor.__init__ not called.")
         if self._is_closed:
             raise sqlite3.ProgrammingError("Cannot operate on a closed cursor.")
         if self._is_running:
             raise sqlite3.ProgrammingError("Recursive use of cursors not allowed.")
-        return link
-
-    def _ready(self) -> "Link":
-        link = self._usable()
-        link.engine()
-        return link
+        return self.connection.link
 
     # Rows
 
     def fetchone(self) -> Any:
         """The next row; None: there is none."""
-        link = self._ready()
+        link = self._usable()
+        link.engine()
         rows = self._rows
         if rows is None:
             return None
         with link.lock:
-            row = rows.one()
+            self._is_running = True
+            try:
+                row = rows.one()
+            finally:
+                self._is_running = False
         if row is None:
             self._rows = None
             return None
@@ -122,23 +120,25 @@ class Cursor:
 
     def fetchmany(self, size: int | None = None) -> list[Any]:
         """The next rows, at most so many; without a number `arraysize`."""
-        link = self._ready()
-        if self._rows is None:
-            return []
-        with link.lock:
-            found = self._rows.many(self.arraysize if size is None else size)
-        return self._made(found)
+        return self._fetch(self.arraysize if size is None else size)
 
     def fetchall(self) -> list[Any]:
         """All rows that are left."""
-        link = self._ready()
+        found = self._fetch(sys.maxsize)
+        self._rows = None
+        return found
+
+    def _fetch(self, size: int) -> list[Any]:
+        link = self._usable()
+        link.engine()
         if self._rows is None:
             return []
-        found: list[Any] = []
         with link.lock:
-            while some := self._rows.many(_ALL):
-                found += some
-        self._rows = None
+            self._is_running = True
+            try:
+                found = self._rows.many(size)
+            finally:
+                self._is_running = False
         return self._made(found)
 
     def _made(self, rows: list[Any]) -> list[Any]:
@@ -169,11 +169,13 @@ class Cursor:
         """Close; rows that are left are lost."""
         if self._is_running:
             raise sqlite3.ProgrammingError("Recursive use of cursors not allowed.")
-        if self._link is None:
+        if not self._is_ready:
             raise sqlite3.ProgrammingError("Base Cursor.__init__ not called.")
-        self._link.engine()
+        link = self.connection.link
+        link.engine()
         if self._rows is not None:
-            self._rows.close()
+            with link.lock:
+                self._rows.close()
             self._rows = None
         self._is_closed = True
 

@@ -76,6 +76,7 @@ class Engine:
         self.readers: Readers | None = None
         self.settings: dict[tuple[object, ...], Setting] = {}  # of every reader, by what it sets
         self.functions: set[str] = set()  # that readers know, lower-case
+        self.trace: Callable[[str], object] | None = None  # of what goes to the server
         self.text_factory: Callable[[bytes], Any] = str
         self.last_rowid = 0
         self.total_changes = 0
@@ -133,7 +134,7 @@ class Engine:
             cursor = reader.connection.execute(statement.sql, parameters)
             found, rest = readers.rows(reader, cursor)
         except sqlite3.OperationalError as error:
-            code = getattr(error, "sqlite_errorcode", 1)
+            code = getattr(error, "sqlite_errorcode", 0)  # 0: not SQLite's error but Python's
             if code & 0xFF not in _ELSEWHERE or str(error).startswith("user-defined"):
                 raise
             return self._read_elsewhere(statement, parameters, error)
@@ -152,6 +153,8 @@ class Engine:
 
     def _remote(self, statement: Statement, parameters: Any) -> Outcome:
         bound = adapters.bound(statement.names, parameters)
+        if self.trace is not None:
+            self.trace(statement.sql)
         opening = self._opening()
         status = self._session.status
         rows = FIRST_ROWS if statement.kind is Kind.READ else 0
@@ -261,7 +264,9 @@ class Engine:
 
     def begin(self, mode: str) -> None:
         """Python's implicit BEGIN: it goes out with the statement that follows."""
-        self._begun = f"BEGIN {mode}".strip()
+        self._begun = f"BEGIN {mode}"
+        if self.trace is not None:
+            self.trace(self._begun)
         self._savepoints = Savepoints(_BEGIN)
 
     def _control(self, statement: Statement, parameters: Any) -> Outcome:
@@ -313,6 +318,8 @@ class Engine:
             raise failures.operational(reason, failures.ABORT_ROLLBACK)
         if self._session.status != IDLE:
             self._keep_open()
+            if self.trace is not None:
+                self.trace("COMMIT")
             answer, _ = self._session.run(self.statement("COMMIT"))
             if self._session.status == IDLE:
                 self._over()
@@ -395,7 +402,7 @@ class Engine:
     def _arrived(self, answer: Answer, opening: int) -> None:
         """The server has answered to a BEGIN. It failed: the transaction stays as it was here."""
         if len(answer.tags) < opening:
-            if self._begun not in {"BEGIN", "BEGIN DEFERRED"}:
+            if self._begun not in {"BEGIN", "BEGIN ", "BEGIN DEFERRED"}:
                 self._over()  # as after a BEGIN IMMEDIATE that said "database is locked"
             return
         self._begun = ""

@@ -11,14 +11,18 @@ import threading
 from collections.abc import Iterable
 from typing import Any, Final
 
+from txproxy.sqlite import failures
 from txproxy.sqlite.engine import Engine, Outcome
-from txproxy.sqlite.statements import Kind
+from txproxy.sqlite.statements import Kind, Statement
 
 LEGACY: Final = -1
 """sqlite3.LEGACY_TRANSACTION_CONTROL, which Python 3.11 does not have: isolation_level decides."""
 
 LONGEST: Final = 1_000_000_000
 """SQLite's SQLITE_LIMIT_SQL_LENGTH, and SQLITE_LIMIT_LENGTH."""
+
+MOST_VARIABLES: Final = 0xFFFF
+"""Of one Bind."""
 
 _LEVELS: Final = ("", "DEFERRED", "IMMEDIATE", "EXCLUSIVE")
 
@@ -35,6 +39,7 @@ class Link:
         self._autocommit = autocommit
         self.lock = threading.RLock()
         self.longest = LONGEST
+        self.most_variables = MOST_VARIABLES
         if autocommit is False:
             engine.begin("")
 
@@ -71,8 +76,7 @@ class Link:
         """One statement, and before it a BEGIN if Python wants one."""
         with self.lock:
             engine = self.engine()
-            self._check(sql, "execute")
-            statement = engine.statement(sql)
+            statement = self._statement(engine, sql)
             if statement.is_dml:
                 self._begin_before(engine)
             return engine.run(statement, parameters)
@@ -81,8 +85,7 @@ class Link:
         """One statement, once for each of these; how many rows it changed."""
         with self.lock:
             engine = self.engine()
-            self._check(sql, "executemany")
-            statement = engine.statement(sql)
+            statement = self._statement(engine, sql)
             if statement.kind is Kind.READ:
                 raise sqlite3.ProgrammingError("executemany() can only execute DML statements.")
             if statement.is_dml:
@@ -95,14 +98,25 @@ class Link:
             engine = self.engine()
             if isinstance(sql, str) and "\0" in sql:
                 raise ValueError("embedded null character")
-            self._check(sql, "executescript")
+            self._check(sql)
             if self._autocommit == LEGACY:
                 engine.commit()
             engine.script(sql)
 
-    def _check(self, sql: str, method: str) -> None:
+    def statement(self, sql: str) -> Statement:
+        """What the text is. Errors as those of `execute`, if it is none that could be run."""
+        return self._statement(self.engine(), sql)
+
+    def _statement(self, engine: Engine, sql: str) -> Statement:
+        self._check(sql)
+        statement = engine.statement(sql)
+        if len(statement.names) > self.most_variables:
+            raise failures.operational("too many SQL variables")
+        return statement
+
+    def _check(self, sql: str) -> None:
         if not isinstance(sql, str):
-            raise TypeError(f"{method}() argument 1 must be str, not {type(sql).__name__}")
+            raise TypeError(f"argument 1 must be str, not {type(sql).__name__}")
         if "\0" in sql:
             raise sqlite3.ProgrammingError("the query contains a null character")
         if len(sql) > self.longest:
@@ -184,11 +198,12 @@ def checked_level(level: str | None) -> str | None:
         return None
     if not isinstance(level, str):
         raise TypeError("isolation_level must be str or None")
-    if level.upper() not in _LEVELS:
+    level = str.upper(level)  # of a subclass too
+    if level not in _LEVELS:
         raise ValueError(
             "isolation_level string must be '', 'DEFERRED', 'IMMEDIATE', or 'EXCLUSIVE'"
         )
-    return level.upper()
+    return level
 
 
 def checked_autocommit(value: int) -> int:

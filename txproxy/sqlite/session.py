@@ -238,7 +238,7 @@ class Session:
         """The Parse that the server still needs."""
         if statement.epoch == self.epoch:
             return b""
-        sql = statement.sql.encode()
+        sql = statement.encoded
         if len(sql) > _LONG_TEXT:
             statement.name = b""
         else:

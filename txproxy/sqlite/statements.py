@@ -41,6 +41,9 @@ _PARAMETERS: Final = re.compile(
     re.DOTALL,
 )
 _SESSION_FUNCTIONS: Final = re.compile(r"last_insert_rowid|changes", re.IGNORECASE)
+_WRITES: Final = re.compile(
+    r"\b(?:INSERT|REPLACE)\s+(?:OR\s+[A-Z]+\s+)?INTO\b|\bUPDATE\b|\bDELETE\b", re.IGNORECASE
+)
 
 _NAME: Final = rf"({_QUOTED}|{_WORD}+)"
 _CONTROL: Final = tuple(
@@ -80,10 +83,11 @@ class Statement:
     `epoch` is the number of the session that has been told `name`; 0: none has.
     """
 
-    __slots__ = ("bind", "epoch", "is_dml", "kind", "name", "names", "savepoint", "silent", "sql")
+    __slots__ = ("bind", "encoded", "epoch", "is_dml", "kind", "name", "names", "savepoint", "silent", "sql")
 
     def __init__(self, sql: str) -> None:
         self.sql = sql
+        self.encoded = sql.encode()
         start = _START.match(sql)
         word = start[1].upper() if start else ""
         self.is_dml = word in _DML
@@ -92,7 +96,8 @@ class Statement:
         if self.is_dml:
             self.kind = Kind.WRITE
         elif word in _READS:
-            self.kind = Kind.OTHER if _SESSION_FUNCTIONS.search(sql) else Kind.READ
+            is_other = _SESSION_FUNCTIONS.search(sql) or (word == "WITH" and _WRITES.search(sql))
+            self.kind = Kind.OTHER if is_other else Kind.READ
         elif word == "PRAGMA" and _READING_PRAGMA.fullmatch(_uncommented(sql)):
             self.kind = Kind.READ
         elif word in _CONTROL_WORDS:

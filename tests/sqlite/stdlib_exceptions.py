@@ -1,0 +1,2 @@
+def not_applying(reads):
+    return {}
