@@ -175,7 +175,7 @@ class Sqlite:
         if said == "ready":
             self.seen.running = True
             self.seen.starts = self._process.starts
-            LOGGER.info("sqlite process ready")
+            LOGGER.info("sqlite process ready", extra={"fields": {"pid": self._process.pid}})
         elif said == "closed":
             client = self.seen.left(line["id"])
             if client is not None:

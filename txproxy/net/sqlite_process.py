@@ -106,22 +106,19 @@ class Channel:
 class SqliteProcess:
     """Keeps it running from `start()` to `close()`. `ready` is set while it can be spoken to.
 
-    `heard` is called with each line that it says, `lost` when it is gone.
+    `pid` is its number, 0 while there is none. `heard` is called with each line that it says,
+    `lost` when it is gone.
     """
 
     def __init__(self, heard: Callable[[Line], None], lost: Callable[[], None]) -> None:
         self.ready = asyncio.Event()
         self.starts = 0
+        self.pid = 0
         self._heard = heard
         self._lost = lost
         self._channel: Channel | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
-
-    @property
-    def is_started(self) -> bool:
-        """Whether somebody takes care that it runs."""
-        return self._task is not None
 
     def start(self) -> None:
         """Start it, now and whenever it dies."""
@@ -189,6 +186,7 @@ class SqliteProcess:
         ended = asyncio.Event()
         self._channel = Channel(ours, self._take, ended.set)
         self.starts += 1
+        self.pid = process.pid
         if self._closing:
             self._channel.close()
         try:
@@ -196,6 +194,7 @@ class SqliteProcess:
         finally:
             self._channel.close()
             self._channel = None
+            self.pid = 0
             self.ready.clear()
             self._lost()
 
