@@ -72,6 +72,18 @@ class Results:
 
 def environment(server_version: str, *, with_pgbouncer: bool, runs: str) -> dict[str, str]:
     """What it runs on."""
+    return {
+        **machine(),
+        "PostgreSQL": server_version,
+        PGBOUNCER: ".".join(map(str, pgbouncer_version()))
+        if with_pgbouncer
+        else "not installed, or it did not start",
+        "runs": runs,
+    }
+
+
+def machine() -> dict[str, str]:
+    """What every benchmark runs on."""
     load, _, _ = os.getloadavg()
     return {
         "commit": commit(),
@@ -79,11 +91,6 @@ def environment(server_version: str, *, with_pgbouncer: bool, runs: str) -> dict
         "CPUs": f"{os.cpu_count()}, load {load:.1f} when it began",
         "Python": platform.python_version(),
         "uvloop": version("uvloop"),
-        "PostgreSQL": server_version,
-        PGBOUNCER: ".".join(map(str, pgbouncer_version()))
-        if with_pgbouncer
-        else "not installed, or it did not start",
-        "runs": runs,
     }
 
 

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -164,9 +164,28 @@ def stop(child: subprocess.Popen[bytes], by: signal.Signals) -> None:
 
 def wait_for_port(child: subprocess.Popen[bytes], port: int, log: Path) -> None:
     """Return when something listens. Raises BenchmarkError if the process ends or takes ages."""
+    _wait(child, log, lambda: socket.create_connection((HOST, port), 1.0))
+
+
+def wait_for_socket(child: subprocess.Popen[bytes], path: Path, log: Path) -> None:
+    """The same for a unix socket."""
+
+    def connect() -> socket.socket:
+        probe = socket.socket(socket.AF_UNIX)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            probe.close()
+            raise
+        return probe
+
+    _wait(child, log, connect)
+
+
+def _wait(child: subprocess.Popen[bytes], log: Path, connect: Callable[[], socket.socket]) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and child.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection((HOST, port), 1.0):
+        with contextlib.suppress(OSError), connect():
             return
         time.sleep(0.05)
     words = log.read_text(errors="replace").strip().splitlines()[-1:]
