@@ -3,14 +3,41 @@
 Exit codes: 0 no problems, 1 problems, 2 wrong usage.
 """
 
+import argparse
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final
 
+from txproxy import config
 from txproxy.doctor.finding import Finding, Section, count
-from txproxy.doctor.sqlite import examine
 
-_ABOUT: Final = 14  # letters of the widest word that says what a finding is about
+_ABOUT: Final = 20  # letters, with the space behind them, of what findings are about
+
+
+def sections(arguments: argparse.Namespace) -> Iterable[Section]:
+    """What is to be said of what the arguments name, one thing after the other."""
+    if arguments.audit is not None:
+        from txproxy.doctor.audit import audit
+
+        command: list[str] = arguments.audit[arguments.audit[:1] == ["--"] :]
+        if not command:
+            arguments.wrong_usage("--audit: which command?")
+        return [audit(command)]
+    if arguments.django is not None:
+        from txproxy.doctor.django import examine_site
+
+        settings = arguments.django or os.environ.get("DJANGO_SETTINGS_MODULE", "")
+        if not settings:
+            arguments.wrong_usage("--django: which settings? DJANGO_SETTINGS_MODULE is not set")
+        return examine_site(settings)
+    what: str = arguments.what
+    if what.endswith((".toml", ".ini")):
+        from txproxy.doctor.servers import examine_servers
+
+        return examine_servers(config.load(what))
+    from txproxy.doctor.sqlite import examine
+
+    return [examine(what)]
 
 
 def doctor(sections: Iterable[Section]) -> int:

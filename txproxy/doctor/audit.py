@@ -1,4 +1,4 @@
-"""Watches the sqlite3 connections of a program: who opens them, who closes them, who uses them then.
+"""Watches the sqlite3 connections of a program: who opens, closes and uses them.
 
 The program runs with `injected` as its sitecustomize, which writes events; behind its end they are
 put together here.
@@ -75,13 +75,7 @@ def audit(command: Sequence[str]) -> Section:
 
 def _run(command: Sequence[str], directory: str, events: Path) -> int:
     path = os.pathsep.join(part for part in (directory, os.environ.get("PYTHONPATH", "")) if part)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": path,
-        "TXPROXY_AUDIT": str(events),
-        # Else a copy of ours would stay in a cache beside it, and not be seen to be another one.
-        "PYTHONDONTWRITEBYTECODE": os.environ.get("PYTHONDONTWRITEBYTECODE", "") or "1",
-    }
+    environment = {**os.environ, "PYTHONPATH": path, "TXPROXY_AUDIT": str(events)}
     sys.stdout.flush()
     # Ctrl-C ends the program, whose terminal this is; what it has done is told then.
     before = signal.signal(signal.SIGINT, lambda *_: None)
@@ -280,7 +274,10 @@ def _ranked(said: Iterable[str]) -> list[str]:
     """Equal ones once, the most frequent first."""
     ranked = Counter(said).most_common()
     lines = [f"{number:>5}  {each}" for each, number in ranked[:_PLACES]]
-    return [*lines, *([f"       and {len(ranked) - _PLACES} more"] if len(ranked) > _PLACES else [])]
+    return [
+        *lines,
+        *([f"       and {len(ranked) - _PLACES} more"] if len(ranked) > _PLACES else []),
+    ]
 
 
 def _shown(stack: Stack) -> list[str]:

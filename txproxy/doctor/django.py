@@ -200,7 +200,9 @@ def _transactions(database: Facts) -> Findings:
     mode = str(database["OPTIONS"].get("transaction_mode") or "DEFERRED").upper()
     each = database["ATOMIC_REQUESTS"]
     if mode != "DEFERRED":
-        yield ok("transactions", f"transaction_mode is {mode}: they queue for the lock at their BEGIN")
+        yield ok(
+            "transactions", f"transaction_mode is {mode}: they queue for the lock at their BEGIN"
+        )
         if each:
             yield warning(
                 "transactions",
@@ -325,7 +327,9 @@ def judge_code(facts: Facts) -> Findings:
             yield ok(each["signal"], printable(each["name"]))
         yield from _pragmas(each["signal"], each["pragmas"])
     if not closing:
-        yield ok("closing", "no middleware or signal handler but Django's names closing connections")
+        yield ok(
+            "closing", "no middleware or signal handler but Django's names closing connections"
+        )
 
 
 def _closes(about: str, each: Facts) -> Finding:

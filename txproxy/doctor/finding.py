@@ -1,11 +1,13 @@
 """What the doctor says: what was found, whether that is well, and what to do about it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 Level = Literal["ok", "warning", "problem"]
 
 MEGABYTE: Final = 1_000_000
+_SHOWN: Final = 10  # lines of a list
 _UNITS: Final = ("bytes", "kB", "MB", "GB", "TB")
 
 
@@ -61,3 +63,10 @@ def count(number: int, one: str, many: str = "") -> str:
 def printable(text: str) -> str:
     """Without what would do something to a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def some(said: Iterable[str]) -> list[str]:
+    """The first of many lines, and how many more there are."""
+    every = [printable(each) for each in said]
+    rest = len(every) - _SHOWN
+    return [*every[:_SHOWN], *([f"and {rest} more"] if rest > 0 else [])]

@@ -29,6 +29,6 @@ class Frame(NamedTuple):
 
 
 def place(stack: Iterable[Frame]) -> Frame | None:
-    """Of a stack, the innermost first: the innermost frame of the site's own, else the innermost."""
+    """The innermost frame of the site's own, else the innermost one, which comes first."""
     frames = list(stack)
     return next((frame for frame in frames if frame.is_own), frames[0] if frames else None)

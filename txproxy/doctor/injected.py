@@ -26,12 +26,14 @@ import os
 import sqlite3
 import sys
 import threading
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
 
 _STACK = 60  # frames that are written of a stack
 _EVENTS = 200_000  # of a process; then only this is said
-
-_Factory = Callable[..., Any]
 
 
 class _Record:
@@ -89,13 +91,13 @@ class _Log:
 def _stack() -> list[tuple[str, str, int]]:
     """Function, file and line, the innermost first, without what is in here."""
     found: list[tuple[str, str, int]] = []
-    frame = sys._getframe(1)  # noqa: SLF001
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
     while frame is not None and len(found) < _STACK:
         code = frame.f_code
         if code.co_filename != __file__:
             name = getattr(code, "co_qualname", code.co_name)
             found.append((name, code.co_filename, frame.f_lineno))
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return found
 
 
@@ -167,7 +169,9 @@ def _closing(connection: Any, event: str) -> None:
 # The subclasses.
 
 
-def _watched(original: _Factory, connection_of: Callable[[Any], Any]) -> _Factory:
+def _watched(
+    original: Callable[..., Any], connection_of: Callable[[Any], Any]
+) -> Callable[..., Any]:
     """A method that looks at the connection behind each call."""
 
     @functools.wraps(original)
@@ -191,14 +195,16 @@ def _of_cursor(cursor: Any) -> Any:
     return getattr(cursor, "connection", None)
 
 
+_STATEMENTS = ("execute", "executemany", "executescript")
 _CONNECTIONS = (
-    "backup blobopen commit create_function create_collation create_aggregate execute executemany"
-    " executescript iterdump rollback __exit__ __call__"
-).split()
-_CURSORS = "execute executemany executescript fetchone fetchmany fetchall __next__".split()
+    *_STATEMENTS,
+    *("commit", "rollback", "__exit__", "__call__", "backup", "blobopen", "iterdump"),
+    *("create_function", "create_aggregate", "create_collation"),
+)
+_CURSORS = (*_STATEMENTS, "fetchone", "fetchmany", "fetchall", "__next__")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _connections(base: Any) -> Any:
     """The subclass of a class of connections."""
 
@@ -220,19 +226,21 @@ def _connections(base: Any) -> Any:
         if inherited is not None:
             inherited(self)
 
-    methods = {name: _watched(getattr(base, name), _itself) for name in _CONNECTIONS if hasattr(base, name)}
+    methods = {
+        name: _watched(getattr(base, name), _itself) for name in _CONNECTIONS if hasattr(base, name)
+    }
     own = {"cursor": cursor, "close": close, "__del__": __del__, "_txproxy_watched": True}
     return type(base.__name__, (base,), {**methods, **own, "__module__": base.__module__})
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _cursors(base: Any) -> Any:
     """The subclass of a class of cursors."""
     methods = {name: _watched(getattr(base, name), _of_cursor) for name in _CURSORS}
     return type(base.__name__, (base,), {**methods, "__module__": base.__module__})
 
 
-def _connect(original: _Factory) -> _Factory:
+def _connect(original: Callable[..., Any]) -> Callable[..., Any]:
     """sqlite3.connect with a factory of ours: its sixth argument."""
 
     @functools.wraps(original)
@@ -263,7 +271,7 @@ def _begin(path: str) -> None:
     os.register_at_fork(after_in_child=_log.forked)
     atexit.register(_log.ended)  # the first that is registered runs last
     sys.addaudithook(_hook)
-    sqlite3.connect = sqlite3.dbapi2.connect = _connect(sqlite3.connect)  # type: ignore[attr-defined]
+    sqlite3.connect = sqlite3.dbapi2.connect = _connect(sqlite3.connect)
 
 
 def _go_on(directory: str) -> None:

@@ -5,7 +5,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from txproxy.doctor.files import FileFacts, Stat, beside, stat_of
@@ -73,7 +73,7 @@ def _read(real: str, options: str) -> InsideFacts:
     facts = InsideFacts(sqlite3.sqlite_version)
     try:
         with _opened(real, options) as connection:
-            facts = replace(facts, **_outline(connection))
+            facts = _outline(facts, connection)
             return replace(
                 facts, integrity=_integrity(connection), foreign_keys=_foreign_keys(connection)
             )
@@ -98,18 +98,18 @@ def _opened(real: str, options: str) -> Iterator[sqlite3.Connection]:
         connection.close()
 
 
-def _outline(connection: sqlite3.Connection) -> dict[str, int | str]:
-    def one(query: str) -> int | str:
-        said: int | str = connection.execute(query).fetchone()[0]
-        return said
+def _outline(facts: InsideFacts, connection: sqlite3.Connection) -> InsideFacts:
+    def one(query: str) -> Any:
+        return connection.execute(query).fetchone()[0]
 
-    return {
-        "tables": one("SELECT count(*) FROM sqlite_master WHERE type = 'table'"),
-        "journal_mode": one("PRAGMA journal_mode"),
-        "page_size": one("PRAGMA page_size"),
-        "pages": one("PRAGMA page_count"),
-        "free_pages": one("PRAGMA freelist_count"),
-    }
+    return replace(
+        facts,
+        tables=one("SELECT count(*) FROM sqlite_master WHERE type = 'table'"),
+        journal_mode=one("PRAGMA journal_mode"),
+        page_size=one("PRAGMA page_size"),
+        pages=one("PRAGMA page_count"),
+        free_pages=one("PRAGMA freelist_count"),
+    )
 
 
 def _integrity(connection: sqlite3.Connection) -> tuple[str, ...] | Failure:

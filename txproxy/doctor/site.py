@@ -114,7 +114,7 @@ def _receivers() -> Iterator[dict[str, Any]]:
     for name, signal in every.items():
         for registered in signal.receivers:
             receiver = registered[1]  # behind its key; what follows differs between versions
-            if hasattr(receiver, "__call__") and type(receiver).__name__ in _REFERENCES:
+            if callable(receiver) and type(receiver).__name__ in _REFERENCES:
                 receiver = receiver()
             if receiver is not None:
                 yield _receiver(name, receiver)
@@ -162,7 +162,7 @@ def _codes(found: Any) -> Iterator[types.CodeType]:
         return
     code = getattr(getattr(found, "__func__", found), "__code__", None)
     if code is None and not isinstance(found, types.BuiltinFunctionType):
-        code = getattr(getattr(type(found), "__call__", None), "__code__", None)
+        code = getattr(type(found).__call__, "__code__", None) if callable(found) else None
     if isinstance(code, types.CodeType):
         yield from _nested(code, _DEPTH)
 
