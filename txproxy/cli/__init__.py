@@ -88,26 +88,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
+    parser.usage = "txproxy doctor [FILE | --django [SETTINGS] | --audit -- COMMAND ...]"
+    parser.add_argument(
         "what",
         metavar="FILE",
-        nargs="?",
-        default="proxy.toml",
-        help="an SQLite file, or a configuration (.toml, .ini) with its servers;"
+        nargs="*",
+        help="an SQLite file; or a configuration (.toml, .ini), whose servers are asked;"
         " default: proxy.toml",
     )
-    what.add_argument(
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument(
         "--django",
         metavar="SETTINGS",
         nargs="?",
         const="",
         help="a site by its settings' module; default: DJANGO_SETTINGS_MODULE",
     )
-    what.add_argument(
+    other.add_argument(
         "--audit",
-        metavar="COMMAND",
-        nargs=argparse.REMAINDER,
+        action="store_true",
         help="run a Python program, and say who opened and closed its SQLite connections",
     )
     parser.set_defaults(wrong_usage=parser.error)

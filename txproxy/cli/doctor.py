@@ -16,28 +16,35 @@ _ABOUT: Final = 20  # letters, with the space behind them, of what findings are 
 
 def sections(arguments: argparse.Namespace) -> Iterable[Section]:
     """What is to be said of what the arguments name, one thing after the other."""
-    if arguments.audit is not None:
+    what: list[str] = arguments.what
+    if arguments.audit:
         from txproxy.doctor.audit import audit
 
-        command: list[str] = arguments.audit[arguments.audit[:1] == ["--"] :]
-        if not command:
+        if not what:
             arguments.wrong_usage("--audit: which command?")
-        return [audit(command)]
+        return [audit(what)]
     if arguments.django is not None:
         from txproxy.doctor.django import examine_site
 
         settings = arguments.django or os.environ.get("DJANGO_SETTINGS_MODULE", "")
         if not settings:
             arguments.wrong_usage("--django: which settings? DJANGO_SETTINGS_MODULE is not set")
+        if what:
+            arguments.wrong_usage("--django: its files are those of its settings")
         return examine_site(settings)
-    what: str = arguments.what
-    if what.endswith((".toml", ".ini")):
+    if len(what) > 1:
+        arguments.wrong_usage("one file at a time; a command stands behind --audit --")
+    return _file(what[0] if what else "proxy.toml")
+
+
+def _file(path: str) -> Iterable[Section]:
+    if path.endswith((".toml", ".ini")):
         from txproxy.doctor.servers import examine_servers
 
-        return examine_servers(config.load(what))
+        return examine_servers(config.load(path))
     from txproxy.doctor.sqlite import examine
 
-    return [examine(what)]
+    return [examine(path)]
 
 
 def doctor(sections: Iterable[Section]) -> int:

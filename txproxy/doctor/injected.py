@@ -197,11 +197,28 @@ def _of_cursor(cursor: Any) -> Any:
 
 _STATEMENTS = ("execute", "executemany", "executescript")
 _CONNECTIONS = (
-    *_STATEMENTS,
-    *("commit", "rollback", "__exit__", "__call__", "backup", "blobopen", "iterdump"),
-    *("create_function", "create_aggregate", "create_collation"),
+    *("__call__", "__enter__", "__exit__"),
+    *(
+        name
+        for name, member in vars(sqlite3.Connection).items()
+        if callable(member) and not name.startswith("_") and not isinstance(member, type)
+    ),
 )
 _CURSORS = (*_STATEMENTS, "fetchone", "fetchmany", "fetchall", "__next__")
+
+
+def _shortcut(base: Any, name: str) -> Callable[..., Any]:
+    """A method of a class. sqlite3's own execute() would make a plain cursor, past cursor()."""
+    method: Callable[..., Any] = getattr(base, name)
+    if name not in _STATEMENTS or method is not getattr(sqlite3.Connection, name):
+        return method
+
+    @functools.wraps(method)
+    def execute(self: Any, *arguments: Any, **named: Any) -> Any:
+        cursor = base.cursor(self, _cursors(sqlite3.Cursor))
+        return getattr(cursor, name)(*arguments, **named)
+
+    return execute
 
 
 @functools.cache
@@ -226,9 +243,7 @@ def _connections(base: Any) -> Any:
         if inherited is not None:
             inherited(self)
 
-    methods = {
-        name: _watched(getattr(base, name), _itself) for name in _CONNECTIONS if hasattr(base, name)
-    }
+    methods = {name: _watched(_shortcut(base, name), _itself) for name in _CONNECTIONS}
     own = {"cursor": cursor, "close": close, "__del__": __del__, "_txproxy_watched": True}
     return type(base.__name__, (base,), {**methods, **own, "__module__": base.__module__})
 

@@ -52,16 +52,14 @@ def inside_facts(outside: FileFacts) -> InsideFacts:
     """Read a file, and write nothing: neither to it nor beside it.
 
     A reader of a WAL file makes -wal and -shm where they are missing, as its own user, and, being
-    only a reader, leaves them there. So a file at rest, with neither of them nor a -journal, is
-    read as one that does not change, and it counts if it has not changed until the end.
+    only a reader, leaves them there. So a WAL file at rest, without them, is read as one that
+    does not change, and it counts if it has not changed until the end.
     """
-    if not outside.beside:
+    if outside.is_wal and not outside.beside:
         before = stat_of(outside.real)
         found = _read(outside.real, "mode=ro&immutable=1")
         if _as_it_was(outside.real, before):
-            # An immutable file has no WAL, whatever its header says.
-            mode = "wal" if outside.is_wal else found.journal_mode
-            return replace(found, journal_mode=mode)
+            return replace(found, journal_mode="wal")  # an immutable one says that it has none
     return _read(outside.real, "mode=ro")
 
 

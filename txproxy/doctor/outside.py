@@ -198,8 +198,8 @@ def _wal(facts: FileFacts) -> Findings:
         )
     elif readers:
         advice = (
-            "End the reading transactions below: while one is open the WAL can only grow; for how"
-            " long they have been open cannot be seen from outside."
+            "End the reading transactions above, whose age cannot be seen from outside: while one"
+            " is open the WAL can only grow."
         )
     else:
         advice = (
