@@ -276,22 +276,27 @@ def test_an_entry_with_which_all_is_well() -> None:
         (sqlite(OPTIONS={}), "transactions", "warning"),
         (sqlite(OPTIONS={"transaction_mode": "DEFERRED"}), "transactions", "warning"),
         (sqlite(ATOMIC_REQUESTS=True), "transactions", "warning"),
-        *[
-            (sqlite(OPTIONS={"transaction_mode": "IMMEDIATE", **more}), about, level)
-            for more, about, level in [
-                ({"timeout": 20_000}, "timeout", "warning"),
-                ({"timeout": 1}, "timeout", "warning"),
-                ({"timeout": "5"}, "timeout", "problem"),
-                ({"init_command": "PRAGMA journal_mode=OFF"}, "init_command", "problem"),
-                ({"init_command": "PRAGMA main.synchronous(0);"}, "init_command", "problem"),
-                ({"init_command": "PRAGMA Locking_Mode='EXCLUSIVE'"}, "init_command", "problem"),
-            ]
-        ],
         (sqlite(ENGINE="txproxy.django.sqlite3", HOST="/none"), "HOST", "problem"),
     ],
 )
 def test_what_is_to_be_mended(database: dict[str, Any], about: str, level: str) -> None:
     assert judged(database) == [(about, level)]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "level"),
+    [
+        ("timeout", 20_000, "warning"),
+        ("timeout", 1, "warning"),
+        ("timeout", "5", "problem"),
+        ("init_command", "PRAGMA journal_mode=OFF", "problem"),
+        ("init_command", "PRAGMA main.synchronous(0);", "problem"),
+        ("init_command", "PRAGMA Locking_Mode='EXCLUSIVE'", "problem"),
+    ],
+)
+def test_options_that_are_to_be_mended(option: str, value: Any, level: str) -> None:
+    options = {"transaction_mode": "IMMEDIATE", option: value}
+    assert judged(sqlite(OPTIONS=options)) == [(option, level)]
 
 
 def test_what_may_be_said_in_init_command() -> None:
