@@ -1,15 +1,17 @@
 """A configuration against a real server."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.doctor.test_sqlite import make
 from tests.system.proxy import direct, prepare
 from txproxy.cli.embedded import EmbeddedPostgres
 from txproxy.config import parse
 from txproxy.doctor.finding import Finding
-from txproxy.doctor.servers import ServerFacts, examine_servers, judge
+from txproxy.doctor.servers import ServerFacts, examine_configuration, examine_servers, judge
 
 FACTS: Final = ServerFacts(pools=20, more=False, reaps=30.0, slots=97, clients=3)
 
@@ -71,6 +73,23 @@ def test_only_names_that_clients_give() -> None:
     text = '[databases."*"]\nhost = "127.0.0.1"\nport = 1\n'
     [section] = examine_servers(parse(text, "proxy.toml"))
     assert "no database and user of it are named" in section.findings[0].found
+
+
+def test_the_files_of_a_configuration(tmp_path: Path) -> None:
+    named, found = make(tmp_path / "named"), make(tmp_path / "b.sqlite3")
+    tmp_path.joinpath("notes.txt").write_text("no database")
+    tmp_path.joinpath("directory").mkdir()
+    text = f"""
+[proxy]
+listen = ["unix:/run/txproxy"]
+[sqlite.notes]
+path = "{named}"
+[sqlite."*"]
+directory = "{tmp_path}"
+"""
+    sections = list(examine_configuration(parse(text, "proxy.toml")))
+    assert [each.title for each in sections] == [str(named), str(found)]
+    assert {each.findings[0].level for each in sections} == {"ok"}
 
 
 @pytest.mark.parametrize(

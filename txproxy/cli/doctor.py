@@ -39,9 +39,9 @@ def sections(arguments: argparse.Namespace) -> Iterable[Section]:
 
 def _file(path: str) -> Iterable[Section]:
     if path.endswith((".toml", ".ini")):
-        from txproxy.doctor.servers import examine_servers
+        from txproxy.doctor.servers import examine_configuration
 
-        return examine_servers(config.load(path))
+        return examine_configuration(config.load(path))
     from txproxy.doctor.sqlite import examine
 
     return [examine(path)]

@@ -86,7 +86,7 @@ def file_facts(path: str) -> FileFacts:
     """
     real = os.path.realpath(path)
     file = stat_of(real)
-    header, unreadable = _header(real) if file is not None else (None, "")
+    said, unreadable = header(real) if file is not None else (None, "")
     held = holders(real, _inodes(real)) if file is not None else None
     return FileFacts(
         path=path,
@@ -94,7 +94,7 @@ def file_facts(path: str) -> FileFacts:
         file=file,
         directory=stat_of(os.path.dirname(real)),  # noqa: PTH120 realpath gives a str
         beside=beside(real),
-        header=header,
+        header=said,
         unreadable=unreadable,
         mount=_mount(real),
         free=_free(real),
@@ -134,7 +134,8 @@ def _inodes(real: str) -> dict[tuple[int, int], str]:
     return {(said.dev, said.ino): suffix for suffix, said in found if said is not None}
 
 
-def _header(real: str) -> tuple[bytes | None, str]:
+def header(real: str) -> tuple[bytes | None, str]:
+    """The first bytes of a regular file, else why there are none."""
     try:
         if not stat.S_ISREG(os.stat(real).st_mode):  # noqa: PTH116 a fifo would not open
             return None, "it is not a regular file"

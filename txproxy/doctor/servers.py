@@ -1,4 +1,5 @@
-"""A proxy's configuration against its servers: their limits, and who is idle in transactions there.
+"""A proxy's configuration against its servers: their limits, and who is idle in transactions there;
+and the SQLite files that it names.
 
 It asks the servers, as the users whose passwords the configuration has; the proxy need not run.
 """
@@ -6,11 +7,13 @@ It asks the servers, as the users whose passwords the configuration has; the pro
 import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from txproxy.backends import asking
 from txproxy.config import ANY_DATABASE, Config, PoolSettings
 from txproxy.doctor.finding import Finding, Section, count, ok, printable, problem, warning
+from txproxy.doctor.sqlite import examine, is_database
 
 _ASK: Final = """
 SELECT pg_catalog.current_setting('max_connections')::int
@@ -43,6 +46,24 @@ class ServerFacts:
     idle: int = 0  # sessions that are idle in a transaction, as far as this user may see
     longest: float = 0.0  # seconds
     failure: str = ""  # it could not be asked
+
+
+def examine_configuration(config: Config) -> Iterator[Section]:
+    """Judge each server and each SQLite file of a configuration."""
+    yield from examine_servers(config)
+    for path in sqlite_files(config):
+        yield examine(path)
+
+
+def sqlite_files(config: Config) -> Iterator[str]:
+    """The files that are configured by name, and the databases in a configured directory."""
+    named = [file.path for file in config.sqlite.values() if file.path]
+    yield from named
+    for file in config.sqlite.values():
+        if file.directory:
+            for path in sorted(Path(file.directory).glob("*")):
+                if str(path) not in named and is_database(str(path)):
+                    yield str(path)
 
 
 def examine_servers(config: Config) -> Iterator[Section]:

@@ -4,7 +4,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from txproxy.doctor.files import FileFacts, file_facts
+from txproxy.doctor.files import FileFacts, file_facts, header
 from txproxy.doctor.finding import (
     MEGABYTE,
     Finding,
@@ -47,6 +47,11 @@ def examine(path: str) -> Section:
     return Section(
         printable(path), tuple(judge(outside, inside_facts(outside) if readable else None))
     )
+
+
+def is_database(path: str) -> bool:
+    """Whether it is a file that begins as SQLite's do. It must not be open here."""
+    return (header(path)[0] or b"").startswith(_MAGIC)
 
 
 def judge(outside: FileFacts, inside: InsideFacts | None) -> Findings:
