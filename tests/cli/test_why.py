@@ -12,7 +12,8 @@ from typing import Final
 import pytest
 
 from txproxy.cli import main
-from txproxy.cli.why import Frame, _refusal, why
+from txproxy.cli.why import _refusal, why
+from txproxy.doctor.frames import Frame
 from txproxy.errors import TxproxyError
 
 SITE: Final = """

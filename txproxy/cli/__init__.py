@@ -53,6 +53,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from txproxy.cli.why import why
 
         return why(arguments.pid)
+    if arguments.command == "doctor":
+        from txproxy.cli.doctor import doctor, sections
+
+        return doctor(sections(arguments))
     if arguments.command == "sqlite":
         from txproxy.cli.sqlite import backup
 
@@ -84,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     password.add_argument("user", metavar="USER")
     why = commands.add_parser("why", help="say where in its Python code a client's process is")
     why.add_argument("pid", metavar="PID", type=_pid, help="as in SHOW TRANSACTIONS")
+    _add_doctor(commands.add_parser("doctor", help="say what is wrong, and what to do about it"))
     demo = commands.add_parser("demo", help="show the proxy at work, on a PostgreSQL of its own")
     demo.add_argument(
         "--once",
@@ -91,6 +96,31 @@ def _parser() -> argparse.ArgumentParser:
         help="for a few seconds; exit 0 if the proxy did what it should",
     )
     return parser
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "txproxy doctor [FILE | --django [SETTINGS] | --audit -- COMMAND ...]"
+    parser.add_argument(
+        "what",
+        metavar="FILE",
+        nargs="*",
+        help="an SQLite file; or a configuration (.toml, .ini), whose servers are asked;"
+        " default: proxy.toml",
+    )
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument(
+        "--django",
+        metavar="SETTINGS",
+        nargs="?",
+        const="",
+        help="a site by its settings' module; default: DJANGO_SETTINGS_MODULE",
+    )
+    other.add_argument(
+        "--audit",
+        action="store_true",
+        help="run a Python program, and say who opened and closed its SQLite connections",
+    )
+    parser.set_defaults(wrong_usage=parser.error)
 
 
 def _pid(said: str) -> int:

@@ -4,7 +4,6 @@ A process is stopped by py-spy for some milliseconds, and goes on. Nothing is wr
 """
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -12,37 +11,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from txproxy.doctor.finding import printable
+from txproxy.doctor.frames import Frame
 from txproxy.errors import TxproxyError
 from txproxy.net.process import described
 
 _TAKES: Final = 30.0  # seconds at most
 _FRAMES: Final = 200  # of a thread, that are shown
-_LIBRARIES: Final = re.compile(
-    r"<frozen |.*/(?:site|dist)-packages/|.*/lib(?:32|64)?/(?:python|pypy)[0-9]|.*/bin/[^/.]+$"
-)
-"""Files that are not the site's: the standard library's, installed ones, commands in bin/."""
-
 _INSTALL: Final = "pip install 'txproxy[stacks]'"
 _PERMISSION: Final = (
     "Run it as root; in a container the capability SYS_PTRACE is needed too. Without root the"
     " process must be the same user's, and kernel.yama.ptrace_scope 0."
 )
-
-
-class Frame(NamedTuple):
-    """A place in Python code."""
-
-    function: str
-    file: str
-    line: int
-
-    @property
-    def is_own(self) -> bool:
-        """Whether it is in the site's own code."""
-        return _LIBRARIES.match(self.file) is None
-
-    def __str__(self) -> str:
-        return f'File "{_printable(self.file)}", line {self.line}, in {_printable(self.function)}'
 
 
 class Thread(NamedTuple):
@@ -102,7 +82,7 @@ def _refusal(pid: int, said: str) -> TxproxyError:
             f"process {pid} does not run Python, or a version that py-spy cannot read"
         )
     first = next((line for line in said.splitlines() if line.strip()), "it failed")
-    return TxproxyError(f"py-spy: {_printable(first.removeprefix('Error: '))}")
+    return TxproxyError(f"py-spy: {printable(first.removeprefix('Error: '))}")
 
 
 def _read(text: str) -> list[Thread]:
@@ -129,11 +109,7 @@ def _report(threads: Iterable[Thread]) -> Iterable[str]:
         if at is None:
             others += 1
             continue
-        yield f"\n{_printable(thread.name)} is at\n  {at}\nits stack, the innermost first:"
+        yield f"\n{printable(thread.name)} is at\n  {at}\nits stack, the innermost first:"
         yield from (f"  {frame}" for frame in thread.frames)
     if others:
         yield f"\n{others} {'thread is' if others == 1 else 'threads are'} in libraries only"
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
