@@ -130,6 +130,11 @@ class Endpoint:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
+    def kill(self) -> None:
+        """As kill -9 does."""
+        self.process.kill()
+        self.process.wait()
+
     def restart(self) -> None:
         """A new process instead of one that has been killed, or shall be left to itself."""
         self._channel.close()
@@ -162,8 +167,7 @@ class Endpoint:
         try:
             self.process.wait(PATIENCE)
         finally:
-            self.process.kill()
-            self.process.wait()
+            self.kill()
             Path(self.socket_path).unlink(missing_ok=True)
 
     def tell(self, line: dict[str, Any], *fds: int) -> None:

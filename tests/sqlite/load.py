@@ -61,7 +61,8 @@ class Load:
         self.endpoint = endpoint
         self.database = database
         self.groups: list[Group] = []
-        self.failures: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()  # by SQLSTATE, "lost" where there was none
+        self.messages: dict[str, str] = {}  # the last of each
         self._clock = clock
         self._numbers = Counter[int]()
         self._stopping = threading.Event()
@@ -85,13 +86,13 @@ class Load:
     def go_on(self, groups: int = 20) -> None:
         """AssertionError: so many more are not acknowledged in good time."""
         enough = self.told + groups
-        eventually(lambda: self.told >= enough, f"it stands still; failures: {self.failures}")
+        eventually(lambda: self.told >= enough, f"it stands still; failures: {self.messages}")
 
     def fail(self, sqlstate: str, times: int = 1) -> None:
         """AssertionError: not so many more fail with that in good time."""
         enough = self.failures[sqlstate] + times
         eventually(
-            lambda: self.failures[sqlstate] >= enough, f"no {sqlstate}; failures: {self.failures}"
+            lambda: self.failures[sqlstate] >= enough, f"no {sqlstate}; failures: {self.messages}"
         )
 
     def _run(self, client: int) -> None:
@@ -99,10 +100,10 @@ class Load:
             try:
                 conninfo = self.endpoint.conninfo(self.database)
                 with psycopg.connect(conninfo, autocommit=True) as connection:
-                    connection.prepare_threshold = 1
+                    connection.prepare_threshold = None  # after ROLLBACK it would say DEALLOCATE ALL
                     self._write(connection, client)
             except psycopg.Error as error:
-                self.failures[error.sqlstate or "lost"] += 1
+                self._failed(error)
                 time.sleep(0.01)  # the process may be starting
 
     def _write(self, connection: Connection, client: int) -> None:
@@ -120,7 +121,7 @@ class Load:
         except psycopg.Error as error:
             if connection.closed or error.sqlstate is None or error.sqlstate.startswith(_LOST):
                 raise
-            self.failures[error.sqlstate] += 1
+            self._failed(error)
             if group.is_whole:
                 group.outcome = REFUSED
             if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
@@ -128,6 +129,10 @@ class Load:
         else:
             group.at = self._clock()
             group.outcome = TOLD
+
+    def _failed(self, error: psycopg.Error) -> None:
+        self.failures[error.sqlstate or "lost"] += 1
+        self.messages[error.sqlstate or "lost"] = str(error)
 
     def check(self, path: Path, end: int | None = None) -> None:
         """AssertionError: the file is broken, or holds what it must not, or too little.
