@@ -154,7 +154,7 @@ class Endpoint:
             lambda: len(self.told("ready")) > before or self.process.poll() is not None,
             "the process did not get ready",
         )
-        assert self.process.poll() is None, "the process has ended"
+        assert self.process.poll() is None, "the process has not come up"
 
     def __exit__(self, *_: object) -> None:
         # shutdown wakes the threads that wait on these; the channel's end ends the process.
