@@ -188,6 +188,10 @@ class Endpoint:
         found = [f for f in self.report["files"] if f["path"] == str(self.path(database))]
         return found[0] if found else {}
 
+    def waits_for_others(self, database: str, times: int) -> None:
+        """AssertionError: the file's writer does not meet another process' lock so often."""
+        eventually(lambda: self.file(database).get("busy_foreign", 0) >= times)
+
     def session(self, number: int) -> dict[str, Any]:
         """The session in the last report; empty if it is not in there."""
         found = [s for s in self.report["sessions"] if s["id"] == number]

@@ -152,14 +152,13 @@ def test_a_foreign_process_holds_the_lock(tmp_path: Path) -> None:
         path = endpoint.create(FILE, load.SCHEMA)
         with Load(endpoint, FILE, clients=4) as clients:
             clients.go_on()
-            for _ in range(2):
+            for waited in range(2):
                 foreign = endpoint.beside(FILE, holding)
                 assert foreign.stdout is not None
                 assert foreign.stdout.readline()
-                eventually(lambda: endpoint.file(FILE).get("queue", 0) >= 3)
+                endpoint.waits_for_others(FILE, waited + 1)
                 foreign.communicate(b"\n")
                 clients.go_on()
-            assert eventually(lambda: endpoint.file(FILE)["busy_foreign"])
         deleted = endpoint.outside(
             FILE, "print(c.execute('DELETE FROM t WHERE client < 0').rowcount)"
         )
