@@ -100,7 +100,7 @@ class Load:
             try:
                 conninfo = self.endpoint.conninfo(self.database)
                 with psycopg.connect(conninfo, autocommit=True) as connection:
-                    connection.prepare_threshold = None  # after ROLLBACK it would say DEALLOCATE ALL
+                    connection.prepare_threshold = None  # else ROLLBACK has DEALLOCATE follow
                     self._write(connection, client)
             except psycopg.Error as error:
                 self._failed(error)

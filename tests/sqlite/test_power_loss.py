@@ -117,7 +117,7 @@ def test_what_was_acknowledged_outlives_the_power(
             clients.go_on(100)
             if fails:
                 Fault("xSync", "", apsw.SQLITE_IOERR_FSYNC).put(told)
-                clients.fail("08007", 3)
+                clients.fail("08007")
                 Fault.end(told)
             clients.go_on(150)
     clients.check(path)
