@@ -59,11 +59,9 @@ class File:
         self._reader_of: dict[Job, Reader] = {}
         self.train: Train | None = None
         try:
-            commit = self._deliver
             if settings.has_train:
-                self.train = Train(path, self._deliver, self._reopen)
-                commit = self.train.board
-            self.writer = Writer(path, settings, self.tokens, self._deliver, commit)
+                self.train = Train(path, self._deliver)
+            self.writer = Writer(path, settings, self.tokens, self._deliver, self.train)
             self._open_inspector()
         except BaseException:
             self._owner.release()
