@@ -56,7 +56,7 @@ def eventually(condition: Callable[[], Any], what: str = "") -> Any:
         if found:
             return found
         assert time.monotonic() < deadline, what or "it did not happen"
-        time.sleep(0.005)
+        time.sleep(0.002)
 
 
 class Endpoint:
@@ -184,7 +184,8 @@ class Endpoint:
         return [line for line in self.told("log") if line["event"] == event]
 
     def file(self, database: str) -> dict[str, Any]:
-        """The file in the last report; empty if it is not in there."""
+        """The file in a report of now; empty if it is not in there."""
+        self._ask()
         found = [f for f in self.report["files"] if f["path"] == str(self.path(database))]
         return found[0] if found else {}
 
@@ -193,9 +194,15 @@ class Endpoint:
         eventually(lambda: self.file(database).get("busy_foreign", 0) >= times)
 
     def session(self, number: int) -> dict[str, Any]:
-        """The session in the last report; empty if it is not in there."""
+        """The session in a report of now; empty if it is not in there."""
+        self._ask()
         found = [s for s in self.report["sessions"] if s["id"] == number]
         return found[0] if found else {}
+
+    def _ask(self) -> None:
+        before = self.reports
+        self.tell({"do": "report"})
+        eventually(lambda: self.reports > before, "no report")
 
     def _hear(self, channel: socket.socket) -> None:
         with channel, channel.makefile("rb") as lines, contextlib.suppress(OSError):
