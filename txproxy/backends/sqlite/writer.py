@@ -149,7 +149,8 @@ class Writer:
 
     def _serve(self) -> None:
         while not self._is_closing:
-            batch = self._tokens.next()
+            # What was put in comes first: RECONNECT must not wait for a queue that never ends.
+            batch = self._tokens.next() if self._inbox.empty() else []
             if batch:
                 self._take(batch)
                 continue
