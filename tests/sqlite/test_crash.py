@@ -22,7 +22,7 @@ from tests.sqlite.endpoint import Endpoint, eventually
 from tests.sqlite.load import Load
 from tests.sqlite.power_loss import Fault
 
-CRASHES = int(os.environ.get("TXPROXY_TEST_CRASHES", "10"))
+CRASHES = int(os.environ.get("TXPROXY_TEST_CRASHES", "5"))
 ROOT = Path(__file__).parents[2]
 FILE = "a.db"
 

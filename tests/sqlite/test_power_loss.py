@@ -37,7 +37,7 @@ for number in range(int(rows)):
     connection.execute("INSERT INTO t VALUES (?, randomblob(1500))", (number,))
     print(Path(directory, "trace").stat().st_size, flush=True)
 """
-FAILURES = 15 * int(os.environ.get("TXPROXY_TEST_CRASHES", "10"))
+FAILURES = 25 * int(os.environ.get("TXPROXY_TEST_CRASHES", "5"))
 ROOT = Path(__file__).parents[2]
 
 
