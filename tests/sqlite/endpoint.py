@@ -175,6 +175,10 @@ class Endpoint:
         with self._sending:
             socket.send_fds(self._channel, [json.dumps(line).encode() + b"\n"], fds)
 
+    def queues(self, database: str, count: int) -> None:
+        """Until so many stand in the file's queue."""
+        eventually(lambda: self.file(database).get("queue") == count)
+
     def told(self, kind: str) -> list[dict[str, Any]]:
         """What the process has told of a kind: ready, closed, log, drained."""
         return [line for line in self.lines if line["is"] == kind]

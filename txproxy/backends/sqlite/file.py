@@ -9,8 +9,8 @@ from typing import Final, Protocol
 
 import apsw
 
-from txproxy.backends.sqlite import calls, opening, replies, statements
-from txproxy.backends.sqlite.calls import Job
+from txproxy.backends.sqlite import calls, opening, replies, requests, statements
+from txproxy.backends.sqlite.calls import Job, Prepared
 from txproxy.backends.sqlite.errors import SqliteError, fields
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.owner import Owner
@@ -53,8 +53,10 @@ class File:
         self.late = 0  # jobs that have waited too long
         self.reaped = 0  # transactions that slept for too long
         self.rolled_back = 0  # of those that would have written
+        self._own_schemas = 0
         self._statements: dict[bytes, Statement] = {}
         self._is_stale = False  # the inspector's schema, for all we know
+        self._parsed: dict[bytes, Prepared] = {}
         self._readers: list[Reader] = []
         self._idle: list[Reader] = []
         self._wanting: deque[Job] = deque()  # no reader is left for these
@@ -117,6 +119,26 @@ class File:
                 raise
         else:
             self._is_stale = False
+
+    def parsed(self, body: bytes) -> Prepared:
+        """What a Parse of the unnamed statement says: the same for all that send the same.
+
+        ProtocolError: it is malformed.
+        """
+        found = self._parsed.get(body)
+        if found is None:
+            message = requests.parse(body)
+            found = Prepared(message.sql, message.oids)
+            if len(body) < _LONG:
+                if len(self._parsed) >= _STATEMENTS:
+                    self._parsed.clear()
+                self._parsed[body] = found
+        return found
+
+    def own_schema(self) -> int:
+        """A number for what a transaction makes of the schema: no two have the same."""
+        self._own_schemas += 1
+        return self._own_schemas
 
     def schema_changed(self) -> None:
         """What was known of statements may not be true any more."""
