@@ -11,7 +11,7 @@ import apsw
 
 from txproxy.backends.sqlite import calls, opening, replies, requests, statements
 from txproxy.backends.sqlite.calls import Job, Prepared
-from txproxy.backends.sqlite.errors import SqliteError, fields
+from txproxy.backends.sqlite.failures import LOCKED
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.owner import Owner
 from txproxy.backends.sqlite.reader import Reader
@@ -275,7 +275,7 @@ class File:
 
     def _too_late(self, job: Job) -> None:
         self.late += 1
-        job.fail(_LOCKED)
+        job.fail(LOCKED)
         job.owner.finished(job)
 
     def _check_queries(self, now: float) -> None:
@@ -334,6 +334,3 @@ class File:
     def leased(self) -> list[Reader]:
         """The readers that sessions have leased."""
         return [reader for reader in self._readers if reader.leased]
-
-
-_LOCKED: Final = fields(SqliteError("database is locked", apsw.SQLITE_BUSY))

@@ -14,7 +14,7 @@ import apsw
 
 from txproxy.backends.sqlite import replies, report
 from txproxy.backends.sqlite.channel import Channel, Line
-from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
+from txproxy.backends.sqlite.errors import Fields, fields
 from txproxy.backends.sqlite.file import File
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.owner import SUFFIX
@@ -25,8 +25,6 @@ _TICK: Final = 0.05  # seconds
 _REPORT: Final = 20  # ticks
 _PATIENCE: Final = 5.0  # seconds for a statement to end after it was interrupted
 _STUCK: Final = 3  # exit status
-
-_CANCELLED: Final = fields(SqliteError("interrupted", apsw.SQLITE_INTERRUPT))
 
 
 class Process:
@@ -109,7 +107,7 @@ class Process:
     def _cancel(self, line: Line) -> None:
         session = self._sessions.get(line["id"])
         if session is not None:
-            session.conversation.course.cancel(_CANCELLED)
+            session.conversation.course.cancel()
 
     def _close(self, line: Line) -> None:
         session = self._sessions.get(line["id"])
