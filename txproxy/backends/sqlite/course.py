@@ -397,12 +397,16 @@ class Course:
 
     def tick(self, now: float) -> None:
         """Whether it has slept for too long."""
-        if self.is_waiting or self.tx.state not in {READING, WRITING}:
+        if self.is_waiting:
             return
-        why = reaping.verdict(
-            self.file.settings, self.tx.state, now - self.idle_since, len(self.file.tokens)
-        )
-        if why:
+        state = self.tx.state
+        if state == NONE and self._portals:
+            state = READING  # an open cursor keeps a snapshot as a transaction does
+        idle = now - self.idle_since
+        why = reaping.verdict(self.file.settings, state, idle, len(self.file.tokens))
+        if why and self.tx.state == NONE:
+            self._drop_all()
+        elif why:
             self.reap(why)
 
     def reap(self, why: str) -> None:

@@ -44,6 +44,7 @@ class File:
     def __init__(self, loop: asyncio.AbstractEventLoop, path: str, settings: Settings) -> None:
         self._loop = loop
         self.path = path
+        self.database = ""  # what the first client called it
         self.settings = settings
         self._owner = Owner(path)
         self.tokens = Tokens()

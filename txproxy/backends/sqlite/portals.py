@@ -12,6 +12,9 @@ class OpenPortals:
         self._file = file
         self._portals: set[Portal] = set()
 
+    def __bool__(self) -> bool:
+        return bool(self._portals)
+
     def note(self, job: Job) -> None:
         """Some of its calls may have been suspended."""
         for call in job.calls:
