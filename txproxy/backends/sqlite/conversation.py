@@ -200,7 +200,11 @@ class Conversation:
     def _sync(self, _: bytes) -> bool:
         self._is_skipping = False
         self._out.append(_SYNC)
-        self.submit()
+        course = self.course
+        if course.job is not None:
+            course.submit()
+        else:
+            self._reply()
         return True
 
     # Simple protocol.

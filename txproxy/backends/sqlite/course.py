@@ -143,8 +143,9 @@ class Course:
         wishes = self.wishes
         job = Job(self._waits, kind, [call], self.answers)
         job.pragmas = wishes.pragmas
+        job.since = now = monotonic()
         if wishes.has_timeout:
-            job.deadline = monotonic() + wishes.busy_timeout
+            job.deadline = now + wishes.busy_timeout
         self.job = job
         return job
 

@@ -151,7 +151,6 @@ class File:
 
     def ask(self, job: Job) -> None:
         """Stand in the queue for the token."""
-        job.since = monotonic()
         if self.tokens.ask(job):
             self.writer.wake()
 
@@ -162,7 +161,6 @@ class File:
         if reader is None:
             reader = self._lease()
             if reader is None:
-                job.since = monotonic()
                 self._wanting.append(job)
                 return
         self._reader_of[job] = reader
