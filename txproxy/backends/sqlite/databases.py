@@ -61,8 +61,10 @@ def beside(path: str, name: str) -> str:
 
 
 def create(path: str, template: str | None, like: str) -> None:
-    """Make the file, empty or a copy, with the mode of `like`. TxproxyError: it is there, or the template is not; OSError,
-    apsw.Error: the file system's, or SQLite's, refusal.
+    """Make the file, empty or a copy, with the mode of `like`.
+
+    TxproxyError: it is there, or the template is not; OSError, apsw.Error: the file system's, or
+    SQLite's, refusal.
     """
     if template is not None and not Path(template).is_file():
         raise TxproxyError(f'the file "{template}" does not exist', sqlstate="3D000")
