@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 import psycopg
 
-from tests.sqlite.endpoint import Endpoint, eventually
+from tests.sqlite.endpoint import PATIENCE, Endpoint, eventually
 
 FILLING: Final = "x" * 300
 SCHEMA: Final = (
@@ -85,7 +85,9 @@ class Load:
         self._first = first
         self._numbers = Counter[int]()
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(clients)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(i,), daemon=True) for i in range(clients)
+        ]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -95,7 +97,8 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), "a client waits for its answer"
 
     @property
     def told(self) -> int:
@@ -230,8 +233,8 @@ def _orphan(connection: Connection, rows: Rows) -> None:
 
 
 def _interrupted(connection: Connection, rows: Rows) -> None:
-    """Cancelled at any moment, or too late."""
-    canceller = threading.Thread(target=connection.cancel)
+    """Cancelled at any moment, or too late. (`cancel` would hold the interpreter.)"""
+    canceller = threading.Thread(target=connection.cancel_safe)
     canceller.start()
     try:
         _single(connection, rows)
