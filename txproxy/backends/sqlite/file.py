@@ -11,7 +11,7 @@ import apsw
 
 from txproxy.backends.sqlite import calls, opening, replies, requests, statements
 from txproxy.backends.sqlite.calls import Job, Prepared
-from txproxy.backends.sqlite.errors import SqliteError, fields
+from txproxy.backends.sqlite.failures import LOCKED
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.owner import Owner
 from txproxy.backends.sqlite.reader import Reader
@@ -44,10 +44,14 @@ class File:
     def __init__(self, loop: asyncio.AbstractEventLoop, path: str, settings: Settings) -> None:
         self._loop = loop
         self.path = path
+        self.database = ""  # what the first client called it
         self.settings = settings
         self._owner = Owner(path)
         self.tokens = Tokens()
         self.users: set[User] = set()
+        self.expected = 0  # sessions that are about to be users
+        self.unused_since = monotonic()
+        self.is_leaving = False  # it is about to be closed, if it is still unused then
         self.generation = 0  # of the schema, as far as it is known
         self.statements = 0  # of sessions that are gone
         self.late = 0  # jobs that have waited too long
@@ -83,14 +87,17 @@ class File:
 
     def close(self) -> None:
         """Roll back what is open, close everything. Blocks until the threads have ended."""
-        for thread in self._threads:
-            thread.close()
-        for thread in self._threads:
-            thread.join()
+        for reader in self._readers:
+            reader.close()
+        for reader in self._readers:
+            reader.join()
+        self._inspector.close(force=True)
+        # The last one: SQLite then copies the WAL back, and removes it.
+        self.writer.close()
+        self.writer.join()
         if self.train is not None:
             self.train.close()
             self.train.join()
-        self._inspector.close(force=True)
         self._owner.release()
 
     @property
@@ -150,7 +157,6 @@ class File:
 
     def ask(self, job: Job) -> None:
         """Stand in the queue for the token."""
-        job.since = monotonic()
         if self.tokens.ask(job):
             self.writer.wake()
 
@@ -161,7 +167,6 @@ class File:
         if reader is None:
             reader = self._lease()
             if reader is None:
-                job.since = monotonic()
                 self._wanting.append(job)
                 return
         self._reader_of[job] = reader
@@ -187,7 +192,9 @@ class File:
         if not is_clean:
             reader.reset()
         reader.leased = 0.0
-        if self._wanting:
+        if reader not in self._readers:
+            reader.close()  # it has the file that was there before `reopen`
+        elif self._wanting:
             job = self._wanting.popleft()
             reader.leased = monotonic()
             self._reader_of[job] = reader
@@ -275,7 +282,7 @@ class File:
 
     def _too_late(self, job: Job) -> None:
         self.late += 1
-        job.fail(_LOCKED)
+        job.fail(LOCKED)
         job.owner.finished(job)
 
     def _check_queries(self, now: float) -> None:
@@ -318,13 +325,19 @@ class File:
         """A session is over."""
         self.users.discard(user)
         self.statements += user.statements
+        self.unused_since = monotonic()
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether no session has it, or is about to."""
+        return not self.users and not self.expected
 
     def reopen(self) -> None:
         """Open what is there now; transactions that write are rolled back."""
         for reader in self._idle:
             reader.close()
-            self._readers.remove(reader)
         self._idle.clear()
+        self._readers.clear()
         self._reopen()
         self._inspector.close(force=True)
         self._open_inspector()
@@ -334,6 +347,3 @@ class File:
     def leased(self) -> list[Reader]:
         """The readers that sessions have leased."""
         return [reader for reader in self._readers if reader.leased]
-
-
-_LOCKED: Final = fields(SqliteError("database is locked", apsw.SQLITE_BUSY))

@@ -9,7 +9,7 @@ import apsw
 
 import txproxy
 from txproxy.backends.sqlite import replies
-from txproxy.backends.sqlite.conversation import Conversation
+from txproxy.backends.sqlite.conversation import Conversation, Files
 from txproxy.backends.sqlite.errors import Fields
 from txproxy.backends.sqlite.file import File
 from txproxy.wire import encode
@@ -46,8 +46,8 @@ class Client:
         )
 
 
-class Leaves(Protocol):
-    """Who is told when a session is gone."""
+class Keeper(Files, Protocol):
+    """Who has all files, and is told when a session is gone."""
 
     def closed(self, session: "Session") -> None:
         """Called once."""
@@ -56,7 +56,7 @@ class Leaves(Protocol):
 class Session(asyncio.Protocol):
     """One client, from the end of its start-up packet on."""
 
-    def __init__(self, client: Client, file: File, process: Leaves) -> None:
+    def __init__(self, client: Client, file: File, process: Keeper) -> None:
         self.client = client
         self.file = file
         self._process = process
@@ -66,7 +66,9 @@ class Session(asyncio.Protocol):
         self._needed = 0  # bytes of the message that they begin with
         self._is_reading = True
         self._is_closing = False
-        self.conversation = Conversation(file, client.parameters, self._write, self._go)
+        self.conversation = Conversation(
+            file, process, client.parameters, self._write, self._go, self.die
+        )
 
     def __repr__(self) -> str:
         return f"<Session {self.client.number} {self.conversation!r}>"
@@ -106,7 +108,7 @@ class Session(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._size += len(data)
-        if not self._parts and not self.conversation.is_waiting:
+        if not self._parts and not self.conversation.course.is_waiting:
             self._take(data)
             return
         self._parts.append(data)
@@ -129,11 +131,12 @@ class Session(asyncio.Protocol):
 
     def _take(self, data: bytes) -> None:
         """Take messages, as far as nothing has to be waited for; keep the rest."""
-        conversation = self.conversation
+        take = self.conversation.take
+        course = self.conversation.course
         at = 0
         end = len(data)
         self._needed = 0
-        while end - at >= 5 and not conversation.is_waiting:
+        while end - at >= 5 and not course.is_waiting:
             kind, length = _HEAD(data, at)
             if not 4 <= length <= _LIMITS[kind]:
                 self.die(Fields("08P01", 21, "SQLITE_MISUSE", "invalid message from the client"))
@@ -144,13 +147,14 @@ class Session(asyncio.Protocol):
             if kind == TERMINATE:
                 self.close()
                 return
-            if not conversation.take(kind, data[at + 5 : at + 1 + length]):
+            if not take(kind, data[at + 5 : at + 1 + length]):
                 break
             at += length + 1
         self._size = end - at
         if at < end:
             self._parts.append(data[at:])
-        conversation.submit()
+        if not course.is_waiting:
+            self.conversation.submit()
 
     def _write(self, data: bytes) -> None:
         if not self._is_closing:

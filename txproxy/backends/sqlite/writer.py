@@ -9,6 +9,7 @@ foreign key violated, nothing has been answered yet: each call is run again by i
 """
 
 import threading
+import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
 from time import monotonic, sleep
@@ -19,7 +20,9 @@ import apsw
 from txproxy.backends.sqlite import calls, opening
 from txproxy.backends.sqlite.calls import MORE, Answers, Job
 from txproxy.backends.sqlite.checkpoints import Checkpoints
+from txproxy.backends.sqlite.counters import Counters
 from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
+from txproxy.backends.sqlite.failures import INTERRUPTED, REOPENED, STALE, UNKNOWN, bug
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.pragmas import DEFAULTS, SessionPragmas
 from txproxy.backends.sqlite.running import CEILING, NO_CEILING, Cursors, run
@@ -33,21 +36,8 @@ _LONGEST_NAP: Final = 0.01
 _COMMIT_PATIENCE: Final = 10.0  # seconds for readers to let a commit through, off WAL
 
 _ENDINGS: Final = (Kind.COMMIT, Kind.ROLLBACK)
-_UNKNOWN: Final = "the outcome is unknown: the file could not be written or synced"
 
 Deliver = Callable[[list[Job]], None]
-
-
-class Counters:
-    """Since the file was opened; written by the writer's thread."""
-
-    def __init__(self) -> None:
-        self.commits = 0
-        self.batches = 0
-        self.batch_max = 0
-        self.writes = 0
-        self.busy_foreign = 0
-        self.longest_wait = 0.0  # seconds in the queue
 
 
 class Writer:
@@ -74,7 +64,6 @@ class Writer:
         self._cursors = Cursors()  # of the holder: others' changes must not be read
         self._batch: list[Job] = []
         self._until = 0.0  # how long to wait for another process' lock
-        self._is_closing = False
         self.moved = False
         self.counters = Counters()
         self.checkpoints = Checkpoints(settings)
@@ -148,20 +137,35 @@ class Writer:
             self.checkpoints.run(self._connection, nobody_reads=nobody_reads)
 
     def _serve(self) -> None:
-        while not self._is_closing:
+        while True:
             # What was put in comes first: RECONNECT must not wait for a queue that never ends.
             batch = self._tokens.next() if self._inbox.empty() else []
-            if batch:
-                self._take(batch)
-                continue
-            item = self._inbox.get()
+            item = batch or self._inbox.get()
             if item is None:
                 break
-            if isinstance(item, Job):
-                self._held(item)
-            else:
-                item()
+            try:
+                self._do(item)
+            except Exception as error:  # noqa: BLE001 - a bug: nobody is to wait for ever
+                self._broken(item, error)
         self.disconnect()
+
+    def _do(self, item: list[Job] | Job | Callable[[], None]) -> None:
+        if isinstance(item, list):
+            self._take(item)
+        elif isinstance(item, Job):
+            self._held(item)
+        else:
+            item()
+
+    def _broken(self, item: list[Job] | Job | Callable[[], None], error: Exception) -> None:
+        traceback.print_exc()
+        self.running = None
+        self.disconnect()
+        jobs = [item] if isinstance(item, Job) else item if isinstance(item, list) else []
+        for job in jobs:
+            job.in_transaction = False
+            job.fail(bug(error))
+        self._deliver(jobs)
 
     def _take(self, batch: list[Job]) -> None:
         self._batch = batch
@@ -233,7 +237,7 @@ class Writer:
         late = [job for job in batch if job.cancelled or 0 < job.deadline <= now]
         self._tokens.put_back([job for job in batch if job not in late])
         for job in late:
-            job.fail(_INTERRUPTED if job.cancelled else busy)
+            job.fail(INTERRUPTED if job.cancelled else busy)
         self._deliver(late)
 
     def _fail(self, batch: list[Job], why: Fields) -> None:
@@ -280,7 +284,7 @@ class Writer:
         while True:
             call = job.calls[job.position]
             if job.cancelled:
-                job.fail(_INTERRUPTED)
+                job.fail(INTERRUPTED)
             else:
                 run(connection, call)
             if call.failure is not None:
@@ -329,7 +333,7 @@ class Writer:
             self._count(1)
             if job.failed and _is_io(job):
                 self._lost(batch[i : i + 1])
-                self._fail(batch[i + 1 :], _REOPENED)
+                self._fail(batch[i + 1 :], REOPENED)
                 batch = batch[:i]
                 break
         self._commit(batch)
@@ -345,7 +349,7 @@ class Writer:
             if call.failure is not None or job.is_at_end:
                 return
             job.position += 1
-        job.fail(_INTERRUPTED)
+        job.fail(INTERRUPTED)
 
     # A transaction that holds the token.
 
@@ -353,7 +357,7 @@ class Writer:
         if job.snapshot is not None and not job.snapshot.is_fresh():
             connection.execute("ROLLBACK")
             self._tokens.release()
-            job.fail(_STALE)
+            job.fail(STALE)
             self._deliver([job])
             return
         for name in job.savepoints:
@@ -364,7 +368,7 @@ class Writer:
     def _held(self, job: Job) -> None:
         connection = self._connection
         if connection is None:  # opened anew since
-            job.fail(_REOPENED)
+            job.fail(REOPENED)
             self._deliver([job])
             return
         self._until = monotonic() + _COMMIT_PATIENCE
@@ -400,7 +404,7 @@ class Writer:
             if call.failure is not None or call.outcome == MORE or job.is_at_end:
                 return kind is Kind.COMMIT
             job.position += 1
-        job.fail(_INTERRUPTED)
+        job.fail(INTERRUPTED)
         return False
 
     # When the file fails.
@@ -409,9 +413,8 @@ class Writer:
         """Nobody knows what of it is in the file; it is not tried again."""
         self.running = None
         self.disconnect()
-        unknown = Fields("08007", apsw.SQLITE_IOERR, "SQLITE_IOERR", _UNKNOWN)
         for job in batch:
-            job.fail(unknown)
+            job.fail(UNKNOWN)
         self._deliver(batch)
 
 
@@ -422,10 +425,3 @@ def _is_io(job: Job) -> bool:
 
 def _nothing() -> None:
     """Wakes the thread."""
-
-
-_INTERRUPTED: Final = fields(SqliteError("interrupted", apsw.SQLITE_INTERRUPT))
-_STALE: Final = fields(SqliteError("database is locked", apsw.SQLITE_BUSY_SNAPSHOT))
-_REOPENED: Final = fields(
-    SqliteError("the file had to be opened anew", apsw.SQLITE_IOERR, hint="Try again.")
-)
