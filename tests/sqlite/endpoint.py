@@ -56,7 +56,7 @@ def eventually(condition: Callable[[], Any], what: str = "") -> Any:
         if found:
             return found
         assert time.monotonic() < deadline, what or "it did not happen"
-        time.sleep(0.005)
+        time.sleep(0.002)
 
 
 class Endpoint:
@@ -99,7 +99,7 @@ class Endpoint:
         """Make a file, in a process of its own, in WAL mode unless the settings say otherwise."""
         script = (
             "import json, sqlite3, sys\n"
-            "c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+            "c = sqlite3.connect(sys.argv[1], 60, isolation_level=None)\n"
             "c.execute('PRAGMA journal_mode=' + sys.argv[2])\n"
             "for s in json.loads(sys.argv[3]): c.execute(s)\n"
             "c.close()\n"
@@ -119,7 +119,7 @@ class Endpoint:
 
     def beside(self, database: str, script: str) -> subprocess.Popen[bytes]:
         """The same, but it goes on: with pipes for its input and output."""
-        head = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        head = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], 60, isolation_level=None)\n"
         arguments = [sys.executable, "-c", head + script, str(self.path(database))]
         return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
@@ -129,6 +129,11 @@ class Endpoint:
         self._start()
         threading.Thread(target=self._accept, daemon=True).start()
         return self
+
+    def kill(self) -> None:
+        """As kill -9 does."""
+        self.process.kill()
+        self.process.wait()
 
     def restart(self) -> None:
         """A new process instead of one that has been killed, or shall be left to itself."""
@@ -149,7 +154,7 @@ class Endpoint:
             lambda: len(self.told("ready")) > before or self.process.poll() is not None,
             "the process did not get ready",
         )
-        assert self.process.poll() is None, "the process has ended"
+        assert self.process.poll() is None, "the process has not come up"
 
     def __exit__(self, *_: object) -> None:
         # shutdown wakes the threads that wait on these; the channel's end ends the process.
@@ -162,14 +167,17 @@ class Endpoint:
         try:
             self.process.wait(PATIENCE)
         finally:
-            self.process.kill()
-            self.process.wait()
+            self.kill()
             Path(self.socket_path).unlink(missing_ok=True)
 
     def tell(self, line: dict[str, Any], *fds: int) -> None:
         """Send a line of the control channel."""
         with self._sending:
             socket.send_fds(self._channel, [json.dumps(line).encode() + b"\n"], fds)
+
+    def queues(self, database: str, count: int) -> None:
+        """Until so many stand in the file's queue."""
+        eventually(lambda: self.file(database).get("queue") == count)
 
     def told(self, kind: str) -> list[dict[str, Any]]:
         """What the process has told of a kind: ready, closed, log, drained."""
@@ -180,14 +188,25 @@ class Endpoint:
         return [line for line in self.told("log") if line["event"] == event]
 
     def file(self, database: str) -> dict[str, Any]:
-        """The file in the last report; empty if it is not in there."""
+        """The file in a report of now; empty if it is not in there."""
+        self._ask()
         found = [f for f in self.report["files"] if f["path"] == str(self.path(database))]
         return found[0] if found else {}
 
+    def waits_for_others(self, database: str, times: int) -> None:
+        """AssertionError: the file's writer does not meet another process' lock so often."""
+        eventually(lambda: self.file(database).get("busy_foreign", 0) >= times)
+
     def session(self, number: int) -> dict[str, Any]:
-        """The session in the last report; empty if it is not in there."""
+        """The session in a report of now; empty if it is not in there."""
+        self._ask()
         found = [s for s in self.report["sessions"] if s["id"] == number]
         return found[0] if found else {}
+
+    def _ask(self) -> None:
+        before = self.reports
+        self.tell({"do": "report"})
+        eventually(lambda: self.reports > before, "no report")
 
     def _hear(self, channel: socket.socket) -> None:
         with channel, channel.makefile("rb") as lines, contextlib.suppress(OSError):

@@ -3,7 +3,7 @@
     python -m tests.sqlite.power_loss DIRECTORY FD
 
 A VFS writes DIRECTORY/trace for `disk`, and does not sync for real. While DIRECTORY/fault is
-there, calls that it names fail: one JSON object, see `Fault`.
+there, calls that it names fail: one JSON object, see `Fault`. Checkpoints come early.
 """
 
 import errno
@@ -19,11 +19,15 @@ import apsw
 
 from tests.sqlite import disk
 from tests.sqlite.disk import Event
+from txproxy.backends.sqlite import checkpoints
 
 _WORDS: Final = {
     apsw.SQLITE_FULL: "database or disk is full",
     apsw.SQLITE_IOERR: "disk I/O error",
 }
+
+
+_pwrite: Final = os.pwrite
 
 
 class Fault(NamedTuple):
@@ -93,6 +97,13 @@ class Watched(apsw.VFS):
         except apsw.Error as error:
             raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
 
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        """Instead of os.pwrite."""
+        written = _pwrite(fd, data, offset)
+        path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
+        self.note(disk.WRITE, path, offset, data[:written])
+        return written
+
     def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
         if name is None:
             return apsw.VFSFile(
@@ -138,6 +149,8 @@ def _error(code: int) -> apsw.Error:
 
 
 if __name__ == "__main__":
+    vars(checkpoints).update(PAGES=30, LARGE=60)
     watched = Watched(Path(sys.argv.pop(1)))
     os.fdatasync = watched.fdatasync  # type: ignore[assignment]
+    os.pwrite = watched.pwrite  # type: ignore[assignment]
     runpy.run_module("txproxy.backends.sqlite", run_name="__main__", alter_sys=True)

@@ -2,18 +2,20 @@
 
 import asyncio
 import base64
+import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
 import apsw
 
-from txproxy.backends.sqlite import replies, report
+from txproxy.backends.sqlite import databases, replies, report
 from txproxy.backends.sqlite.channel import Channel, Line
-from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
+from txproxy.backends.sqlite.databases import Create, Drop
+from txproxy.backends.sqlite.errors import Fields, fields
 from txproxy.backends.sqlite.file import File
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.owner import SUFFIX
@@ -22,10 +24,9 @@ from txproxy.errors import TxproxyError
 
 _TICK: Final = 0.05  # seconds
 _REPORT: Final = 20  # ticks
+_LINGER: Final = 10.0  # seconds that a file stays open for the next client
 _PATIENCE: Final = 5.0  # seconds for a statement to end after it was interrupted
 _STUCK: Final = 3  # exit status
-
-_CANCELLED: Final = fields(SqliteError("interrupted", apsw.SQLITE_INTERRUPT))
 
 
 class Process:
@@ -51,8 +52,9 @@ class Process:
             self._tick()
         for session in list(self._sessions.values()):
             session.close()
-        for file in self._files.values():
-            file.close()
+        async with self._opening:
+            for file in self._files.values():
+                file.close()
 
     def _take(self, line: Line) -> None:
         _DO[line["do"]](self, line)
@@ -67,7 +69,10 @@ class Process:
 
     def _client(self, line: Line) -> None:
         sock = self._channel.next_socket()
-        task = self._loop.create_task(self._adopt(line, sock))
+        self._start(self._adopt(line, sock))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -75,11 +80,15 @@ class Process:
         client = Client.of(line)
         sock.setblocking(False)
         try:
-            file = await self._file(client.path, line["file"])
-            session = Session(client, file, self)
-            self._sessions[client.number] = session
-            await self._loop.connect_accepted_socket(lambda: session, sock)
+            file = await self._file(client.database, client.path, line["file"])
+            try:
+                session = Session(client, file, self)
+                self._sessions[client.number] = session
+                await self._loop.connect_accepted_socket(lambda: session, sock)
+            finally:
+                file.expected -= 1
         except Exception as error:  # noqa: BLE001 - whatever opening the file raises
+            self._sessions.pop(client.number, None)
             await self._refuse(client, sock, _refusal(error, client))
             return
         rest = base64.b64decode(line["rest"])
@@ -88,20 +97,29 @@ class Process:
 
     async def _refuse(self, client: Client, sock: socket.socket, why: Fields) -> None:
         self._log("warning", "sqlite_refused", database=client.database, error=why.message)
-        with sock:
-            try:
-                await self._loop.sock_sendall(sock, replies.error(why, "FATAL"))
-            except OSError:
-                pass
+        with sock, contextlib.suppress(OSError):
+            await self._loop.sock_sendall(sock, replies.error(why, "FATAL"))
         self._channel.tell({"is": "closed", "id": client.number})
 
-    async def _file(self, path: str, settings: dict[str, Any]) -> File:
+    async def _file(self, database: str, path: str, settings: dict[str, Any]) -> File:
         real = _real(path)
         async with self._opening:
             if real not in self._files:
                 wanted = Settings.of(settings)
-                self._files[real] = await asyncio.to_thread(_open, self._loop, real, wanted)
-            return self._files[real]
+                opened = await asyncio.to_thread(_open, self._loop, real, wanted)
+                opened.database = database
+                self._files[real] = opened
+            file = self._files[real]
+            file.expected += 1
+            return file
+
+    async def _leave(self, file: File) -> None:
+        """Nobody has used it for a while: its threads, connections and lock are let go."""
+        async with self._opening:
+            file.is_leaving = False
+            if file.is_unused and self._files.get(file.path) is file:
+                await asyncio.to_thread(file.close)
+                del self._files[file.path]
 
     def closed(self, session: Session) -> None:
         """A client is gone."""
@@ -111,7 +129,7 @@ class Process:
     def _cancel(self, line: Line) -> None:
         session = self._sessions.get(line["id"])
         if session is not None:
-            session.conversation.course.cancel(_CANCELLED)
+            session.conversation.course.cancel()
 
     def _close(self, line: Line) -> None:
         session = self._sessions.get(line["id"])
@@ -139,15 +157,56 @@ class Process:
         if file is not None:
             file.settings = Settings.of(line["file"])
 
+    def command(self, file: File, sql: bytes, then: Callable[[bytes | Exception], None]) -> bool:
+        """Of `Files`."""
+        order = databases.command(sql.decode("utf-8", "replace"))
+        if order is None:
+            return False
+        self._start(self._obey(file, order, then))
+        return True
+
+    async def _obey(
+        self, file: File, order: Create | Drop, then: Callable[[bytes | Exception], None]
+    ) -> None:
+        try:
+            if not file.settings.allow_create:
+                raise TxproxyError("allow_create is off for this file", sqlstate="42501")
+            path = databases.beside(file.path, order.name)
+            async with self._opening:
+                if isinstance(order, Drop):
+                    await self._drop(path, order.may_be_missing)
+                else:
+                    await self._create(file, path, order.template)
+        except Exception as error:  # noqa: BLE001 - it is told to the client
+            then(error)
+        else:
+            then(b"DROP DATABASE" if isinstance(order, Drop) else b"CREATE DATABASE")
+
+    async def _create(self, file: File, path: str, template: str | None) -> None:
+        source = databases.beside(file.path, template) if template else None
+        await asyncio.to_thread(databases.create, path, source, file.path)
+
+    async def _drop(self, path: str, may_be_missing: bool) -> None:
+        opened = self._files.get(path)
+        if opened is not None:
+            if not opened.is_unused:
+                raise databases.in_use(path)
+            del self._files[path]
+            await asyncio.to_thread(opened.close)
+        await asyncio.to_thread(databases.drop, path, may_be_missing=may_be_missing)
+
     # Time.
 
     def _tick(self) -> None:
         now = monotonic()
-        for file in self._files.values():
+        for file in list(self._files.values()):
             file.tick(now)
             if file.overdue(now, _PATIENCE):
                 # No interrupt reaches it, and it may keep the interpreter from everybody.
                 os._exit(_STUCK)
+            if file.is_unused and now - file.unused_since > _LINGER and not file.is_leaving:
+                file.is_leaving = True
+                self._start(self._leave(file))
         if self._is_draining:
             self._send_away()
         self._ticks += 1
@@ -161,6 +220,10 @@ class Process:
         if not self._sessions:
             self._is_draining = False
             self._channel.tell({"is": "drained"})
+
+    def _report_now(self, _: Line) -> None:
+        """Asked for: for tests, or whoever looks closely."""
+        self._channel.tell(report.line(self._files.values(), self._sessions.values(), monotonic()))
 
     def _report(self, now: float) -> None:
         for file in self._files.values():
@@ -203,6 +266,7 @@ _DO: Final[dict[str, Callable[[Process, Line], None]]] = {
     "close": Process._close,  # noqa: SLF001
     "drain": Process._drain,  # noqa: SLF001
     "reopen": Process._reopen,  # noqa: SLF001
+    "report": Process._report_now,  # noqa: SLF001
     "reap": Process._reap,  # noqa: SLF001
     "file": Process._settings,  # noqa: SLF001
 }
