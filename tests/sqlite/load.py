@@ -122,7 +122,7 @@ class Load:
             try:
                 conninfo = self.endpoint.conninfo(self.database)
                 with psycopg.connect(conninfo, autocommit=True) as connection:
-                    connection.prepare_threshold = None  # else ROLLBACK has DEALLOCATE follow
+                    connection.prepare_threshold = 1
                     if self._first:
                         connection.execute(self._first.encode())
                     self._write(connection, client)
