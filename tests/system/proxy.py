@@ -35,7 +35,7 @@ OTHER_USER: Final = "other"
 DATABASE: Final = "app"
 PATIENCE: Final = 30.0  # seconds, on a machine that is busy, for what takes none
 
-Value = str | int | float | bool | Sequence[str] | None
+Value = str | int | float | bool | Sequence[str] | Sequence[int] | None
 Table = Mapping[str, Value]
 Event = dict[str, Any]
 
@@ -273,8 +273,7 @@ class Proxy:
 
     def _start(self) -> bool:
         self.port = _free_port()
-        config = Path(self._directory.name, "proxy.toml")
-        config.write_text(self._toml(), encoding="utf-8")
+        config = self.write_configuration()
         self._process = subprocess.Popen(
             [sys.executable, "-W", "default", "-m", "txproxy", "serve", str(config)],
             stdin=subprocess.DEVNULL,
@@ -298,6 +297,12 @@ class Proxy:
                 return False
             raise AssertionError(f"the proxy did not start: {self.log()}")
         return True
+
+    def write_configuration(self) -> Path:
+        """Write proxy.toml, as its tables are at this moment."""
+        config = Path(self._directory.name, "proxy.toml")
+        config.write_text(self._toml(), encoding="utf-8")
+        return config
 
     def _toml(self) -> str:
         listen = [f"{self.host}:{self.port}", f"unix:{self._directory.name}"]
