@@ -119,7 +119,8 @@ class Endpoint:
         self._listener.listen(128)
         threading.Thread(target=self._hear, args=(self._channel.dup(),), daemon=True).start()
         threading.Thread(target=self._accept, daemon=True).start()
-        eventually(lambda: self.told("ready"), "the process did not get ready")
+        eventually(lambda: self.told("ready") or self.process.poll() is not None)
+        assert self.process.poll() is None, "the process has not come up"
         return self
 
     def __exit__(self, *_: object) -> None:

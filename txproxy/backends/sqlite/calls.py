@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-import apsw
-
 from txproxy.backends.sqlite.errors import Fields
 from txproxy.backends.sqlite.pragmas import DEFAULTS, SessionPragmas
-from txproxy.backends.sqlite.replies import RowEncoder
+from txproxy.backends.sqlite.replies import Row, RowEncoder
 from txproxy.backends.sqlite.requests import Parameter
-from txproxy.backends.sqlite.statements import Statement
+from txproxy.backends.sqlite.statements import Kind, Statement
 
 # Kinds of jobs.
 READING: Final = 0  # on a reader
@@ -47,9 +45,16 @@ class Portal:
         self.parameters = parameters
         self.formats = formats
         self.encode = encode
-        self.rows: Iterator[tuple[apsw.SQLiteValue, ...]] | None = None  # of an open one
+        self.rows: Iterator[Row] | None = None  # of an open one
         self.reader: Reads | None = None  # that has it open, outside transactions
         self.is_done = False
+        self.is_lost = False  # closed before its end, not by its client
+
+    def close(self) -> None:
+        """Its cursor, in the thread that it belongs to."""
+        if self.rows is not None:
+            self.rows = None
+            self.is_lost = True
 
     def __repr__(self) -> str:
         return f"<Portal {self.statement.text[:40]!r}>"
@@ -58,7 +63,7 @@ class Portal:
 class Call:
     """One Execute of a portal: `limit` rows at most, 0 for all."""
 
-    __slots__ = ("delivered", "failure", "limit", "outcome", "portal", "reply")
+    __slots__ = ("delivered", "failure", "is_void", "limit", "outcome", "portal", "reply")
 
     def __init__(self, portal: Portal, limit: int = 0) -> None:
         self.portal = portal
@@ -66,6 +71,7 @@ class Call:
         self.reply: list[bytes] = []
         self.failure: Fields | None = None
         self.outcome = DONE
+        self.is_void = False  # getting the token is all that it wants
         self.delivered = 0  # rows, when it was paused
 
 
@@ -74,6 +80,9 @@ class Waits(Protocol):
 
     def finished(self, job: "Job") -> None:
         """Called in the loop's thread, once for each time the job was given to a thread."""
+
+    def deliver(self, call: "Call") -> bool:
+        """Rows of a call that has more; whether to go on with it now."""
 
 
 class Reads(Protocol):
@@ -103,6 +112,7 @@ class Job:
         self.snapshot: Reads | None = None  # which the token must not come too late for
         self.savepoints: list[str] = []  # to be made as soon as it has the token
         self.in_transaction = False  # afterwards
+        self.is_taken = False  # from the queue
         self.started = False  # it holds the token, or did
 
     def __repr__(self) -> str:
@@ -112,6 +122,11 @@ class Job:
     def is_at_end(self) -> bool:
         """Whether no call follows the one that was run last."""
         return self.position + 1 == len(self.calls)
+
+    @property
+    def changes_schema(self) -> bool:
+        """Whether a call of it does, if all goes well."""
+        return any(call.portal.statement.kind is Kind.DDL for call in self.calls)
 
     @property
     def failed(self) -> bool:

@@ -43,6 +43,8 @@ class Checkpoints:
 
     def committed(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         """SQLite's WAL hook."""
+        if pages < self.pages:  # it has begun again from its start
+            self._next = PAGES
         self.pages = self.left = pages
         self.file_pages = max(self.file_pages, pages)
         return apsw.SQLITE_OK
@@ -63,5 +65,4 @@ class Checkpoints:
         self.left = max(pages - copied, 0)
         if cut and pages == 0:
             self.file_pages = 0
-        # What a reader still needs is tried again when as much has come.
-        self._next = PAGES if not self.left else self.pages + PAGES
+        self._next = self.pages + PAGES

@@ -8,11 +8,11 @@ from time import monotonic
 import apsw
 
 from txproxy.backends.sqlite import opening
-from txproxy.backends.sqlite.calls import DONE, MORE, Answers, Job, Portal
+from txproxy.backends.sqlite.calls import MORE, Answers, Job
 from txproxy.backends.sqlite.errors import SqliteError, fields
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.pragmas import DEFAULTS
-from txproxy.backends.sqlite.running import CEILING, NO_CEILING, run
+from txproxy.backends.sqlite.running import CEILING, NO_CEILING, Cursors, run
 
 
 class Reader:
@@ -28,7 +28,7 @@ class Reader:
         self._applied = DEFAULTS
         self._answers = Answers()
         self._version = 0  # PRAGMA data_version of the snapshot
-        self._open: list[Portal] = []
+        self._cursors = Cursors()
         self.running: Job | None = None
         self.since = 0.0  # time.monotonic() when what is running began
         self.leased = 0.0  # and when it was leased; for its owner to keep
@@ -85,7 +85,7 @@ class Reader:
             self._connection = connection
         return self._connection
 
-    def _answer(self, name: str) -> Callable[[], int]:
+    def _answer(self, name: str) -> Callable[..., int]:
         return lambda: int(getattr(self._answers, name))
 
     def _run(self, job: Job) -> None:
@@ -111,8 +111,7 @@ class Reader:
         while not job.cancelled:
             call = job.calls[job.position]
             run(connection, call, ceiling)
-            if call.outcome != DONE and call.portal not in self._open:
-                self._open.append(call.portal)
+            self._cursors.note(call)
             if call.failure is not None or call.outcome == MORE or job.is_at_end:
                 return
             job.position += 1
@@ -134,8 +133,6 @@ class Reader:
                 self._end(self._connection)
 
     def _end(self, connection: apsw.Connection) -> None:
-        for portal in self._open:
-            portal.rows = None
-        self._open.clear()
+        self._cursors.close()
         if connection.in_transaction:
             connection.execute("ROLLBACK")

@@ -12,7 +12,8 @@ from txproxy.backends.sqlite.errors import Fields
 from txproxy.errors import ProtocolError
 from txproxy.wire import encode, values
 
-Row = Sequence[int | float | str | bytes | None]
+Cell = int | float | str | bytes | None
+Row = Sequence[Cell]
 RowEncoder = Callable[[Row], bytes]
 
 DECLARED: Final = b"\x01"
@@ -113,7 +114,7 @@ def _row(columns: int, parts: list[bytes]) -> bytes:
     return _HEAD.pack(b"D", len(body) + 6, columns) + body
 
 
-def _binary(value: int | float | str | bytes, kind: int) -> bytes:
+def _binary(value: float | str | bytes, kind: int) -> bytes:
     if kind == _INT8 and isinstance(value, int):
         return _INT64.pack(value)
     if kind == _FLOAT8 and isinstance(value, (int, float)):
@@ -123,7 +124,7 @@ def _binary(value: int | float | str | bytes, kind: int) -> bytes:
     return _as_text(value)
 
 
-def _as_text(value: int | float | str | bytes) -> bytes:
+def _as_text(value: float | str | bytes) -> bytes:
     return b"\\x" + value.hex().encode() if isinstance(value, bytes) else str(value).encode()
 
 

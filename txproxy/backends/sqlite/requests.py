@@ -3,8 +3,8 @@
 Source: PostgreSQL 18, section 54.7 "Message Formats". ProtocolError (08P01): a malformed one.
 """
 
+import struct
 from struct import Struct
-from struct import error as StructError
 from typing import Final, NamedTuple
 
 from txproxy.errors import ProtocolError
@@ -15,7 +15,6 @@ BINARY: Final = 1
 
 _INT16: Final = Struct("!H")
 _INT32: Final = Struct("!i")
-_PRIVATE_ONLY: Final = (values.FORMAT,)
 
 Parameter = int | float | str | bytes | None
 
@@ -69,7 +68,7 @@ def bind(body: bytes) -> Bind:
             parameters.append(body[at : at + size])
             at += size
         results, at = _codes(body, at)
-    except (ValueError, StructError):
+    except (ValueError, struct.error):
         raise _malformed("Bind") from None
     if at != len(body) or (len(formats) > 1 and len(formats) != count):
         raise _malformed("Bind")
@@ -94,7 +93,7 @@ def target(body: bytes) -> tuple[bytes, bytes]:
 
 def parameters(bound: Bind, oids: tuple[int, ...]) -> list[Parameter]:
     """The values of a Bind, of the types that Parse has named."""
-    if bound.formats == _PRIVATE_ONLY:
+    if is_private(bound) and len(bound.formats) == 1:
         return [None if raw is None else _private(raw) for raw in bound.parameters]
     formats = bound.formats
     found: list[Parameter] = []
@@ -102,6 +101,11 @@ def parameters(bound: Bind, oids: tuple[int, ...]) -> list[Parameter]:
         code = formats[i] if len(formats) > 1 else formats[0] if formats else TEXT
         found.append(None if raw is None else _parameter(raw, code, oids[i : i + 1]))
     return found
+
+
+def is_private(bound: Bind) -> bool:
+    """Whether all parameters are in the private format: they come in SQLite's own order."""
+    return bool(bound.formats) and all(code == values.FORMAT for code in bound.formats)
 
 
 def _parameter(raw: bytes, code: int, oid: tuple[int, ...]) -> Parameter:
@@ -112,7 +116,7 @@ def _parameter(raw: bytes, code: int, oid: tuple[int, ...]) -> Parameter:
             return _binary(raw, oid[0] if oid else 0)
         if code == TEXT:
             return _text(raw, oid[0] if oid else 0)
-    except (ValueError, StructError):
+    except (ValueError, struct.error):
         raise ProtocolError("a parameter is not of its type", sqlstate="22P02") from None
     raise ProtocolError(f"there is no format {code}")
 

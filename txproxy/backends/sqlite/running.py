@@ -5,7 +5,7 @@ from typing import Final
 import apsw
 
 from txproxy.backends.sqlite import statements
-from txproxy.backends.sqlite.calls import DONE, MORE, SUSPENDED, Call
+from txproxy.backends.sqlite.calls import DONE, MORE, SUSPENDED, Call, Portal
 from txproxy.backends.sqlite.errors import SqliteError, fields
 from txproxy.backends.sqlite.statements import Kind
 from txproxy.wire import encode
@@ -25,7 +25,8 @@ def run(connection: apsw.Connection, call: Call, ceiling: int = NO_CEILING) -> N
             _rows(connection, call, ceiling)
         else:
             portal = call.portal
-            connection.execute(portal.statement.text, portal.parameters)
+            if not call.is_void:
+                connection.execute(portal.statement.text, portal.parameters)
             call.outcome = DONE
             portal.is_done = True
             call.reply.append(_complete(connection, call, 0))
@@ -72,3 +73,23 @@ def _complete(connection: apsw.Connection, call: Call, rows: int) -> bytes:
     else:
         tag = statements.tag(statement, 0, 0, rows)
     return encode.command_complete(tag.encode())
+
+
+class Cursors:
+    """The portals whose cursors are open on one connection."""
+
+    def __init__(self) -> None:
+        self._portals: set[Portal] = set()
+
+    def note(self, call: Call) -> None:
+        """It has been run."""
+        if call.portal.rows is None:
+            self._portals.discard(call.portal)
+        else:
+            self._portals.add(call.portal)
+
+    def close(self) -> None:
+        """All of them."""
+        for portal in self._portals:
+            portal.close()
+        self._portals.clear()

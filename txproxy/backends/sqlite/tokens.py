@@ -76,6 +76,7 @@ class Tokens:
             job = self._waiting.popleft()
             if job.kind == calls.HOLDING:
                 self.holder = job
+            job.is_taken = True
             return self._together(job) if job.kind == calls.UNIT else [job]
 
     def _together(self, first: Job) -> list[Job]:
@@ -85,6 +86,7 @@ class Tokens:
             job = waiting[0]
             if job.kind != calls.UNIT or job.pragmas != first.pragmas:
                 break
+            job.is_taken = True
             found.append(waiting.popleft())
         return found
 
@@ -92,6 +94,8 @@ class Tokens:
         """They could not begin: to the head of the queue, in their order."""
         with self._lock:
             self.holder = None
+            for job in jobs:
+                job.is_taken = False
             self._waiting.extendleft(reversed(jobs))
 
     def release(self) -> None:

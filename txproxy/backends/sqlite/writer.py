@@ -17,12 +17,12 @@ from typing import Final
 import apsw
 
 from txproxy.backends.sqlite import calls, opening
-from txproxy.backends.sqlite.calls import DONE, MORE, Answers, Job, Portal
+from txproxy.backends.sqlite.calls import MORE, Answers, Job
 from txproxy.backends.sqlite.checkpoints import Checkpoints
 from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.pragmas import DEFAULTS, SessionPragmas
-from txproxy.backends.sqlite.running import CEILING, NO_CEILING, run
+from txproxy.backends.sqlite.running import CEILING, NO_CEILING, Cursors, run
 from txproxy.backends.sqlite.security import Guard
 from txproxy.backends.sqlite.statements import Kind
 from txproxy.backends.sqlite.tokens import Tokens
@@ -46,6 +46,7 @@ class Counters:
         self.batch_max = 0
         self.writes = 0
         self.busy_foreign = 0
+        self.longest_wait = 0.0  # seconds in the queue
 
 
 class Writer:
@@ -56,6 +57,7 @@ class Writer:
     def __init__(
         self, path: str, settings: Settings, tokens: Tokens, deliver: Deliver, commit: Deliver
     ) -> None:
+        """Opens the file. Raises what that raises."""
         self._path = path
         self._settings = settings
         self._tokens = tokens
@@ -66,7 +68,7 @@ class Writer:
         self._guard: Guard
         self._applied = DEFAULTS
         self._answers: Answers | None = None
-        self._open: list[Portal] = []  # of the holder
+        self._cursors = Cursors()  # of the holder: others' changes must not be read
         self._batch: list[Job] = []
         self._until = 0.0  # how long to wait for another process' lock
         self._is_closing = False
@@ -75,6 +77,7 @@ class Writer:
         self.checkpoints = Checkpoints(settings)
         self.running: Job | None = None
         self.since = 0.0  # time.monotonic() when what is running began
+        self.connect()
         self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)
         self._thread.start()
 
@@ -120,10 +123,18 @@ class Writer:
     def disconnect(self) -> None:
         """The file is opened anew when it is needed next; what is open is rolled back."""
         if self._connection is not None:
-            self._close_portals()
+            self._cursors.close()
             self._connection.close(force=True)
             self._connection = None
             self._tokens.release()
+
+    def roll_back(self) -> None:
+        """End the holder's transaction."""
+        self._cursors.close()
+        if self._connection is not None and self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self._applied = self._applied.ended()
+        self._tokens.release()
 
     def _serve(self) -> None:
         while not self._is_closing:
@@ -174,6 +185,8 @@ class Writer:
                 hint="RECONNECT opens what is there now",
             )
         self._until = min((job.deadline for job in batch if job.deadline), default=0.0)
+        wait = monotonic() - batch[0].since
+        self.counters.longest_wait = max(self.counters.longest_wait, wait)
         self._apply(connection, batch[0].pragmas)
         return connection
 
@@ -194,7 +207,7 @@ class Writer:
         return True
 
     def _not_now(self, batch: list[Job], busy: Fields) -> None:
-        """Another process kept the lock for too long: for some of the batch, or one was cancelled."""
+        """Another process kept the lock too long for some of the batch, or one was cancelled."""
         now = monotonic()
         late = [job for job in batch if job.cancelled or 0 < job.deadline <= now]
         self._tokens.put_back([job for job in batch if job not in late])
@@ -212,7 +225,7 @@ class Writer:
 
     def _units(self, connection: apsw.Connection, batch: list[Job]) -> None:
         checks = batch[0].pragmas.foreign_keys
-        if not all([self._unit(connection, job, checks) for job in batch]):
+        if not all(self._unit(connection, job, checks) for job in batch):
             self._again(connection, batch)
             return
         self.running = None
@@ -229,6 +242,7 @@ class Writer:
         except apsw.Error:
             self._again(connection, batch)
             return
+        self._applied = self._applied.ended()
         self._count(len(batch))
         self._commit(batch)
 
@@ -275,6 +289,7 @@ class Writer:
         """Each call by itself: nobody was told anything."""
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+        self._applied = self._applied.ended()
         for job in batch:
             job.restart()
         self._alone(connection, batch)
@@ -282,10 +297,12 @@ class Writer:
     def _alone(self, connection: apsw.Connection, batch: list[Job]) -> None:
         for i, job in enumerate(batch):
             self._until = job.deadline
+            self._apply(connection, job.pragmas)
             self._begin_job(connection, job)
             self._calls_alone(connection, job)
             self._keep_answers(connection, job)
             self.running = None
+            self._applied = self._applied.ended()
             self._count(1)
             if job.failed and _is_io(job):
                 self._lost(batch[i : i + 1])
@@ -333,8 +350,10 @@ class Writer:
         self.running = None
         self._keep_answers(connection, job)
         job.in_transaction = connection.in_transaction
+        self._applied = job.pragmas  # a PRAGMA among the calls may have changed them
         if not job.in_transaction:
-            self._close_portals()
+            self._applied = self._applied.ended()
+            self._cursors.close()
             self._tokens.release()
         if committed and job.failed and _is_io(job):
             self._lost([job])
@@ -352,21 +371,14 @@ class Writer:
             call = job.calls[job.position]
             kind = call.portal.statement.kind
             if kind in _ENDINGS:
-                self._close_portals()
+                self._cursors.close()
             run(connection, call, ceiling)
-            if call.outcome != DONE and call.portal not in self._open:
-                self._open.append(call.portal)
+            self._cursors.note(call)
             if call.failure is not None or call.outcome == MORE or job.is_at_end:
                 return kind is Kind.COMMIT
             job.position += 1
         job.fail(_INTERRUPTED)
         return False
-
-    def _close_portals(self) -> None:
-        """One left open would read what others have not committed yet."""
-        for portal in self._open:
-            portal.rows = None
-        self._open.clear()
 
     # When the file fails.
 
