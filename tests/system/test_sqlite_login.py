@@ -53,8 +53,9 @@ def test_what_is_written_is_in_the_file(files: Files) -> None:
 
 @pytest.mark.parametrize("name", ["b.db", "../notes.db", "data/a.db", "a.db-wal", "/etc/passwd"])
 def test_there_is_no_such_file(files: Files, name: str) -> None:
+    before = sorted(files.data.iterdir())
     assert "does not exist" in str(files.refusal(name))
-    assert not (files.data / name).exists()
+    assert sorted(files.data.iterdir()) == before
 
 
 def test_the_sqlstate_of_no_such_file(files: Files) -> None:
@@ -254,12 +255,15 @@ def test_they_count_in_max_client_conn_until_they_leave(
 
 
 def test_a_file_that_may_be_made(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    files = Files(postgres, tmp_path, others={"allow_create": True})
+    new = tmp_path / "new.db"
+    files = Files(postgres, tmp_path)
+    files.tables["new"] = {"path": str(new), "allow_create": True}
+    files.tables["never"] = {"path": "/nonexistent/new.db", "allow_create": True}
     with files.proxy:
-        with files.connect("new.db") as client:
+        with files.connect("new") as client:
             client.execute("CREATE TABLE t (a)")
-        assert (files.data / "new.db").exists()
-        assert "does not exist" in str(files.refusal(".new.db"))
+        assert rows_of(new, "SELECT name FROM sqlite_schema") == [("t",)]
+        assert "No such file or directory" in str(files.refusal("never"))
 
 
 def test_a_file_that_was_made_beside(files: Files) -> None:

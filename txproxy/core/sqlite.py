@@ -49,7 +49,6 @@ class FileReport:
     moved            the file was replaced by another: writes are refused
     """
 
-    database: str = ""
     path: str = ""
     journal_mode: str = ""
     queue: int = 0
@@ -122,6 +121,7 @@ class Endpoint:
     clients    by id, since each was handed over until the process says that it has left
     files      by path; those that the process has open
     sessions   by id
+    names      of the files that clients were given, by path
     disabled   names that take no new clients
     running    whether the process is there
     starts     how often it was started
@@ -131,23 +131,29 @@ class Endpoint:
         self.clients: dict[int, FileClient] = {}
         self.files: dict[str, FileReport] = {}
         self.sessions: dict[int, SessionReport] = {}
+        self.names: dict[str, str] = {}
         self.disabled: set[str] = set()
         self.running = False
         self.starts = 0
         self._totals: dict[str, Counter[str]] = {}
         self._counted: dict[str, FileReport] = {}
 
+    def admitted(self, client: FileClient) -> None:
+        """A client was given to the process."""
+        self.clients[client.id] = client
+        self.names[client.path] = client.database
+
     def reported(self, files: Iterable[FileReport], sessions: Iterable[SessionReport]) -> None:
         """A report came."""
         self.files = {each.path: each for each in files}
         self.sessions = {each.id: each for each in sessions}
         for path, report in self.files.items():
-            self._count(report, self._counted.get(path) or FileReport())
+            self._count(self.name(report), report, self._counted.get(path) or FileReport())
             self._counted[path] = report
 
-    def _count(self, report: FileReport, before: FileReport) -> None:
+    def _count(self, database: str, report: FileReport, before: FileReport) -> None:
         """Counters begin anew with the file or the process; their totals do not."""
-        totals = self._totals.setdefault(report.database, Counter())
+        totals = self._totals.setdefault(database, Counter())
         for name in COUNTERS:
             value: int = getattr(report, name)
             last: int = getattr(before, name)
@@ -168,6 +174,10 @@ class Endpoint:
         self.running = False
         return gone
 
+    def name(self, report: FileReport) -> str:
+        """What clients call a file."""
+        return self.names.get(report.path, report.path)
+
     def session(self, client: FileClient) -> SessionReport:
         """What is known of a client; one that has just come is idle."""
         return self.sessions.get(client.id) or SessionReport(id=client.id)
@@ -185,7 +195,7 @@ class Endpoint:
             stats.xacts = totals["commits"] + totals["rolled_back"]
         return stats
 
-    def names(self, config: "Config") -> list[str]:
+    def databases(self, config: "Config") -> list[str]:
         """The databases: those that are configured and those in use."""
         used = {client.database for client in self.clients.values()}
         return sorted((used | set(config.sqlite)) - {"*"})
@@ -265,7 +275,7 @@ def databases(view: View) -> list[Row]:
     """SHOW DATABASES."""
     endpoint, config = view.server.sqlite, view.server.config
     rows: list[Row] = []
-    for name in endpoint.names(config):
+    for name in endpoint.databases(config):
         mine = [each for each in endpoint.clients.values() if each.database == name]
         path = config.sqlite[name].path if name in config.sqlite else mine[0].path
         disabled = int(name in endpoint.disabled)
@@ -314,8 +324,7 @@ def _transaction(client: FileClient, session: SessionReport, view: View) -> Row:
 def _files(view: View) -> list[Row]:
     endpoint = view.server.sqlite
     return [
-        _file(report, endpoint)
-        for report in sorted(endpoint.files.values(), key=lambda each: each.database)
+        _file(report, endpoint) for report in sorted(endpoint.files.values(), key=endpoint.name)
     ]
 
 
@@ -324,7 +333,7 @@ def _file(report: FileReport, endpoint: Endpoint) -> Row:
         endpoint.session(each) for each in endpoint.clients.values() if each.path == report.path
     ]
     return (
-        report.database,
+        endpoint.name(report),
         report.path,
         report.journal_mode,
         len(sessions),

@@ -69,7 +69,7 @@ def show(name: str, view: View) -> Table:
 def stats_by_database(server: ServerView) -> "dict[str, Stats]":
     """The counters of each database that has been used or is configured."""
     found = {name: server.stats_of(name) for name in database_names(server)}
-    files = server.sqlite.names(server.config)
+    files = server.sqlite.databases(server.config)
     return found | {name: server.sqlite.stats_of(name) for name in files}
 
 
@@ -184,7 +184,7 @@ def _lists(view: View) -> list[Row]:
     server = view.server
     pools = all_pools(server)
     return [
-        ("databases", len(database_names(server)) + len(server.sqlite.names(server.config))),
+        ("databases", len(database_names(server)) + len(server.sqlite.databases(server.config))),
         ("users", len(set(server.users) | set(server.config.users))),
         ("peers", 0),
         ("pools", len(_pools(view))),

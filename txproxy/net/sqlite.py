@@ -58,16 +58,16 @@ class Sqlite:
         config = self._server.config
         if config.sqlite:
             self._process.start()
-        self._orphans.clear()
-        told: set[str] = set()
-        for client in self.seen.clients.values():
-            found = find(config.sqlite, client.database)
-            if found is None or str(found[1]) != client.path:
-                self._orphans.add(client.id)
-            elif client.path not in told:
-                told.add(client.path)
+        known = set()
+        for path, database in self.seen.names.items():
+            found = find(config.sqlite, database)
+            if found is not None and str(found[1]) == path:
+                known.add(path)
                 settings = config.file_settings(found[0])
-                self._process.tell({"do": "file", "path": client.path, "file": settings})
+                self._process.tell({"do": "file", "path": path, "file": settings})
+        self._orphans = {
+            client.id for client in self.seen.clients.values() if client.path not in known
+        }
 
     def drain(self) -> None:
         """End sessions as they are out of transactions."""
@@ -86,7 +86,8 @@ class Sqlite:
         config = self._server.config
         if database in config.sqlite:
             return database != ANY_FILE
-        return bool(config.sqlite) and config.database(database) is None
+        is_console = self._server.is_console(database)
+        return bool(config.sqlite) and not is_console and config.database(database) is None
 
     async def admit(self, client: "Client", database: str) -> Place:
         """Where this client may go, once there is somebody to give it to. Raises TxproxyError."""
@@ -99,13 +100,16 @@ class Sqlite:
                 hint="Connect to the unix socket: its directory is the host.",
                 sqlstate="0A000",
             )
+        uid = client.peer_uid()
         # A slow file system is not to hold up the event loop.
         file, name, path = await asyncio.to_thread(self._find, database)
-        _check_peer(file, name, client.peer_uid())
+        _check_peer(file, name, uid)
         if name in self.seen.disabled:
             raise TxproxyError(
                 f'database "{name}" is not currently accepting connections', sqlstate="55000"
             )
+        if file.path and file.allow_create:
+            await asyncio.to_thread(_make, path)
         await self._until_ready()
         return file, name, path
 
@@ -157,7 +161,7 @@ class Sqlite:
             "parameters": request.wanted,
             "rest": base64.b64encode(rest).decode(),
         }
-        self.seen.clients[known.id] = known
+        self.seen.admitted(known)
         self._process.tell(line, os.dup(client.transport.get_extra_info("socket").fileno()))
         return known
 
@@ -252,6 +256,14 @@ def _check_peer(file: SqliteFile, name: str, uid: int | None) -> None:
             f'{peer} may not use the SQLite file "{name}"',
             hint="peer_uids are who may, in the proxy's configuration.",
         )
+
+
+def _make(path: Path) -> None:
+    """An empty file is an SQLite database."""
+    try:
+        path.touch(0o644)
+    except OSError as error:
+        raise TxproxyError(f"cannot make {path}: {error.strerror}", sqlstate="58030") from error
 
 
 def _no_such(database: str) -> NoSuchDatabaseError:
