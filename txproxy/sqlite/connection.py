@@ -12,7 +12,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, Final, Literal, Self
 from urllib.parse import unquote
 
@@ -287,7 +287,7 @@ class Connection:
     def set_trace_callback(self, trace_callback: Any) -> None:
         """For reads here, and for what goes to the server, as it was written."""
         self._register(("trace",), lambda reader: reader.set_trace_callback(trace_callback))
-        self.link.engine().trace = trace_callback
+        self.link.engine().trace = None if trace_callback is None else _quiet(trace_callback)
 
     def _register(self, what: tuple[object, ...], setting: Setting) -> None:
         """Apply it to the readers, or to a connection made for the purpose: it may be wrong."""
@@ -410,6 +410,16 @@ def name_of(database: Any, *, is_uri: bool) -> str:
             "a database in memory belongs to its process: open it with sqlite3.connect"
         )
     return name
+
+
+def _quiet(callback: Callable[[str], object]) -> Callable[[str], None]:
+    """As SQLite calls it: what it raises is ignored."""
+
+    def call(sql: str) -> None:
+        with suppress(Exception):
+            callback(sql)
+
+    return call
 
 
 def _compare_versions(said: Mapping[str, str]) -> None:
