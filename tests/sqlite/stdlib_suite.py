@@ -58,14 +58,23 @@ class Substitute(types.ModuleType):
         numbers = itertools.count(1)
         where: dict[str, Any] = {"host": str(endpoint.directory), "port": PORT, "reads": reads}
 
+        stands_for: dict[str, str] = {}
+
         class Connection(sqlite.Connection):
+            """A file that a test removes and makes anew is each time another one of ours."""
+
             def __init__(self, database: Any, *arguments: Any, **keywords: Any) -> None:
-                if database == ":memory:":
-                    database = f"memory{next(numbers)}.db"
-                name = name_of(database, is_uri=keywords.get("uri", False))
-                if "/" not in name and not Path(name).exists():
-                    Path(name).touch()  # the endpoint creates none; an empty one is a database
-                super().__init__(database, *arguments, **where, **keywords)
+                name = ":memory:"
+                if database != name:
+                    name = name_of(database, is_uri=keywords.pop("uri", False))
+                fresh = name != ":memory:" and "/" not in name and not Path(name).exists()
+                if name == ":memory:" or fresh:
+                    stands_for[name] = f"file{next(numbers)}.db"
+                    Path(stands_for[name]).touch()  # an empty file is a database
+                    if fresh:
+                        Path(name).touch()
+                file = stands_for.get(name, name)
+                super().__init__(file, *arguments, **where, **keywords)
 
         def connect(database: Any, *arguments: Any, **keywords: Any) -> Any:
             factory = keywords.pop("factory", arguments[4] if len(arguments) > 4 else Connection)
