@@ -54,13 +54,18 @@ def test_a_read_sees_what_was_written_beside_an_open_cursor(
     with client(shared, database, reads, isolation_level=None) as db:
         filling = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 30000)"
         db.execute(f"{filling} INSERT INTO t SELECT i, printf('%0100d', i) FROM n")
-        cursor = db.execute("SELECT a FROM t")
+        cursor = db.execute("SELECT a, b FROM t")
         cursor.fetchone()
         for number in range(1, 4):
             db.execute("INSERT INTO t (b) VALUES (0)")
             assert db.execute("SELECT count(*) FROM t").fetchone() == (30_000 + number,)
         del cursor
         assert db.execute("SELECT count(*) FROM t").fetchone() == (30_003,)
+        if reads == "local":
+            readers = db.link.running().readers
+            assert repr(readers).endswith("open=2>")  # the one that was left is used again
+            assert db.execute("SELECT a FROM t").fetchone() == (1,)
+            assert repr(readers).endswith("open=2>")
 
 
 def test_rows_left_are_there_after_commit_and_rollback(

@@ -126,7 +126,7 @@ def test_an_open_cursor_does_not_hide_that_others_wrote(shared: Endpoint, databa
         filling = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 30000)"
         db.execute(f"{filling} INSERT INTO t SELECT i, printf('%0100d', i) FROM n")
         db.execute("BEGIN")
-        cursor = db.execute("SELECT a FROM t")
+        cursor = db.execute("SELECT a, b FROM t")
         cursor.fetchone()
         other.execute("INSERT INTO t (b) VALUES (0)")
         with pytest.raises(sqlite3.OperationalError) as seen:

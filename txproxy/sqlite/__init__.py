@@ -13,7 +13,7 @@ where that is possible. Exceptions, adapters, converters and rows are `sqlite3`'
     begun.py        a transaction that the server does not know of yet
     engine.py       where a statement runs, and in which transaction
     link.py         Python's implicit BEGINs, threads
-    adapters.py     values, out and in; failures.py: errors; rows.py: results; changes.py: their counts
+    adapters.py     values, out and in; failures.py: errors; rows.py: results; changes.py: counts
     limits.py       limits
     greeting.py     the server's version and ours
     cursor.py, connection.py    the DB-API

@@ -107,6 +107,7 @@ class Engine:
         found = Statement(sql)
         if self._cached and len(sql) < _LONG_TEXT:
             self._statements[sql] = found
+            found.is_kept = True
             if len(self._statements) > self._cached:
                 _, oldest = self._statements.popitem(last=False)
                 self._session.forget(oldest)
@@ -169,7 +170,7 @@ class Engine:
         rows = FIRST_ROWS if statement.kind is Kind.READ else 0
         try:
             answer, portal = self._session.run(statement, bound, before=opening, rows=rows)
-        except sqlite3.OperationalError:
+        except BaseException:
             self._lost(status)
             raise
         if opening:
@@ -199,7 +200,7 @@ class Engine:
             status = self._session.status
             try:
                 answer = self._session.run_many(statement, batch, before=opening)
-            except sqlite3.OperationalError:
+            except BaseException:
                 self._lost(status)
                 raise
             if opening:
@@ -219,7 +220,7 @@ class Engine:
         status = self._session.status
         try:
             answer = self._session.script(sql)
-        except sqlite3.OperationalError:
+        except BaseException:
             self._lost(status)
             raise
         self.changes.count(answer.tags)
@@ -380,11 +381,11 @@ class Engine:
         raise failures.operational("database is locked", failures.BUSY_SNAPSHOT)
 
     def _lost(self, status: int) -> None:
-        """After an error of the connection's: a transaction that was on the server is gone.
+        """After whatever was raised: with the connection, a transaction on the server is gone.
 
         One that was only begun here can begin again: what was sent with its BEGIN is undone.
         """
-        if status != IDLE:
+        if status != IDLE and self._session.status == IDLE:
             self._over()
             self._failed = _LOST
 

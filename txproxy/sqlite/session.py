@@ -230,7 +230,7 @@ class Session:
         if statement.epoch == self.epoch:
             return b""
         sql = statement.encoded
-        if len(sql) > _LONG_TEXT:
+        if not statement.is_kept or len(sql) > _LONG_TEXT:
             statement.name = b""
         else:
             self._names += 1
