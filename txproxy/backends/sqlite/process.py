@@ -5,7 +5,7 @@ import base64
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -23,6 +23,7 @@ from txproxy.errors import TxproxyError
 
 _TICK: Final = 0.05  # seconds
 _REPORT: Final = 20  # ticks
+_LINGER: Final = 10.0  # seconds that a file stays open for the next client
 _PATIENCE: Final = 5.0  # seconds for a statement to end after it was interrupted
 _STUCK: Final = 3  # exit status
 
@@ -50,8 +51,9 @@ class Process:
             self._tick()
         for session in list(self._sessions.values()):
             session.close()
-        for file in self._files.values():
-            file.close()
+        async with self._opening:
+            for file in self._files.values():
+                file.close()
 
     def _take(self, line: Line) -> None:
         _DO[line["do"]](self, line)
@@ -66,7 +68,10 @@ class Process:
 
     def _client(self, line: Line) -> None:
         sock = self._channel.next_socket()
-        task = self._loop.create_task(self._adopt(line, sock))
+        self._start(self._adopt(line, sock))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -75,9 +80,12 @@ class Process:
         sock.setblocking(False)
         try:
             file = await self._file(client.database, client.path, line["file"])
-            session = Session(client, file, self)
-            self._sessions[client.number] = session
-            await self._loop.connect_accepted_socket(lambda: session, sock)
+            try:
+                session = Session(client, file, self)
+                self._sessions[client.number] = session
+                await self._loop.connect_accepted_socket(lambda: session, sock)
+            finally:
+                file.expected -= 1
         except Exception as error:  # noqa: BLE001 - whatever opening the file raises
             self._sessions.pop(client.number, None)
             await self._refuse(client, sock, _refusal(error, client))
@@ -100,7 +108,17 @@ class Process:
                 opened = await asyncio.to_thread(_open, self._loop, real, wanted)
                 opened.database = database
                 self._files[real] = opened
-            return self._files[real]
+            file = self._files[real]
+            file.expected += 1
+            return file
+
+    async def _leave(self, file: File) -> None:
+        """Nobody has used it for a while: its threads, connections and lock are let go."""
+        async with self._opening:
+            file.is_leaving = False
+            if file.is_unused:
+                await asyncio.to_thread(file.close)
+                del self._files[file.path]
 
     def closed(self, session: Session) -> None:
         """A client is gone."""
@@ -142,11 +160,14 @@ class Process:
 
     def _tick(self) -> None:
         now = monotonic()
-        for file in self._files.values():
+        for file in list(self._files.values()):
             file.tick(now)
             if file.overdue(now, _PATIENCE):
                 # No interrupt reaches it, and it may keep the interpreter from everybody.
                 os._exit(_STUCK)
+            if file.is_unused and now - file.unused_since > _LINGER and not file.is_leaving:
+                file.is_leaving = True
+                self._start(self._leave(file))
         if self._is_draining:
             self._send_away()
         self._ticks += 1
