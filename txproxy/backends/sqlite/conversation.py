@@ -7,8 +7,9 @@ away no message is taken. But what follows an Execute up to Sync, and cannot out
 joins the same job: executemany is one message to the writer's thread, and one back.
 """
 
+import traceback
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import apsw
 
@@ -17,6 +18,7 @@ from txproxy.backends.sqlite.backup import COMMAND, COPY_DONE, COPY_OUT, Backup
 from txproxy.backends.sqlite.calls import Call, Portal, Prepared
 from txproxy.backends.sqlite.course import Course
 from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
+from txproxy.backends.sqlite.failures import bug
 from txproxy.backends.sqlite.file import File
 from txproxy.backends.sqlite.prepared import PreparedStatements
 from txproxy.backends.sqlite.statements import Kind, Statement
@@ -34,19 +36,32 @@ class _Sync:
 _SYNC: Final = _Sync()
 
 
+class Files(Protocol):
+    """Who makes and removes files."""
+
+    def command(self, file: File, sql: bytes, then: Callable[[bytes | Exception], None]) -> bool:
+        """Whether a Query is for it. Then `then` is called: with the tag, or what went wrong."""
+
+
 class Conversation:
-    """`write` sends bytes; `go` is called when the next message may be taken."""
+    """`write` sends bytes; `go` is called when the next message may be taken, `die`
+    when none may any more.
+    """
 
     def __init__(
         self,
         file: File,
+        files: Files,
         parameters: dict[str, str],
         write: Callable[[bytes], None],
         go: Callable[[], None],
+        die: Callable[[Fields], None],
     ) -> None:
         self._file = file
+        self._files = files
         self._write = write
         self._go = go
+        self._die = die
         self._out: list[bytes | Call | _Sync] = []
         self._prepared = PreparedStatements()
         self.portals: dict[bytes, Portal] = {}
@@ -216,6 +231,9 @@ class Conversation:
         if COMMAND.fullmatch(body[:-1]):
             self._begin_backup()
             return True
+        if self._files.command(self._file, body[:-1], self._obeyed):
+            self.course.is_waiting = True
+            return True
         self._script = body[:-1]
         self._next_statement(is_first=True)
         return True
@@ -260,6 +278,15 @@ class Conversation:
         self.course.is_waiting = True
         self._backup = Backup(self._file.path, self._copied)
 
+    def _obeyed(self, found: bytes | Exception) -> None:
+        self.course.is_waiting = False
+        if isinstance(found, bytes):
+            self._out.append(encode.command_complete(found))
+        else:
+            self._out.append(replies.error(fields(found)))
+        self._out.append(_SYNC)
+        self._go_on()
+
     def _copied(self, found: bytes | Exception) -> None:
         backup = self._backup
         if backup is None:
@@ -299,8 +326,12 @@ class Conversation:
 
     def finished(self, job: calls.Job) -> None:
         """Of `Waits`: a thread has run it, or nobody will."""
-        if self.course.finished(job):
-            self._go_on()
+        try:
+            if self.course.finished(job):
+                self._go_on()
+        except Exception as error:  # noqa: BLE001 - a bug, which is to harm nobody else
+            traceback.print_exc()
+            self._die(bug(error))
 
     def _go_on(self) -> None:
         self.course.submit()

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import apsw
 
-from txproxy.backends.sqlite import replies, report
+from txproxy.backends.sqlite import databases, replies, report
 from txproxy.backends.sqlite.channel import Channel, Line
+from txproxy.backends.sqlite.databases import Create, Drop
 from txproxy.backends.sqlite.errors import Fields, fields
 from txproxy.backends.sqlite.file import File
 from txproxy.backends.sqlite.opening import Settings
@@ -116,7 +117,7 @@ class Process:
         """Nobody has used it for a while: its threads, connections and lock are let go."""
         async with self._opening:
             file.is_leaving = False
-            if file.is_unused:
+            if file.is_unused and self._files.get(file.path) is file:
                 await asyncio.to_thread(file.close)
                 del self._files[file.path]
 
@@ -155,6 +156,44 @@ class Process:
         file = self._files.get(_real(line["path"]))
         if file is not None:
             file.settings = Settings.of(line["file"])
+
+    def command(self, file: File, sql: bytes, then: Callable[[bytes | Exception], None]) -> bool:
+        """Of `Files`."""
+        order = databases.command(sql.decode("utf-8", "replace"))
+        if order is None:
+            return False
+        self._start(self._obey(file, order, then))
+        return True
+
+    async def _obey(
+        self, file: File, order: Create | Drop, then: Callable[[bytes | Exception], None]
+    ) -> None:
+        try:
+            if not file.settings.allow_create:
+                raise TxproxyError("allow_create is off for this file", sqlstate="42501")
+            path = databases.beside(file.path, order.name)
+            async with self._opening:
+                if isinstance(order, Drop):
+                    await self._drop(path, order.may_be_missing)
+                else:
+                    await self._create(file, path, order.template)
+        except Exception as error:  # noqa: BLE001 - it is told to the client
+            then(error)
+        else:
+            then(b"DROP DATABASE" if isinstance(order, Drop) else b"CREATE DATABASE")
+
+    async def _create(self, file: File, path: str, template: str | None) -> None:
+        source = databases.beside(file.path, template) if template else None
+        await asyncio.to_thread(databases.create, path, source, file.path)
+
+    async def _drop(self, path: str, may_be_missing: bool) -> None:
+        opened = self._files.get(path)
+        if opened is not None:
+            if not opened.is_unused:
+                raise databases.in_use(path)
+            del self._files[path]
+            await asyncio.to_thread(opened.close)
+        await asyncio.to_thread(databases.drop, path, may_be_missing=may_be_missing)
 
     # Time.
 
