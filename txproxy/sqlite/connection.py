@@ -7,31 +7,26 @@ server it is the configuration's.
 Source: https://docs.python.org/3/library/sqlite3.html#connection-objects
 """
 
-import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import closing
-from typing import Any, Final, Literal, Self
-from urllib.parse import unquote
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing, suppress
+from typing import Any, Final, Literal, Self, cast
 
-from txproxy import __version__
 from txproxy.sqlite import limits, place
 from txproxy.sqlite.cursor import Cursor
 from txproxy.sqlite.engine import Engine
-from txproxy.sqlite.link import LEGACY, Link, checked_autocommit, checked_level
-from txproxy.sqlite.local import Readers, Setting
+from txproxy.sqlite.link import LEGACY, Link, NoLink, checked_autocommit, checked_level
+from txproxy.sqlite.local import Setting
 from txproxy.sqlite.protocol import address_of, user
+from txproxy.sqlite.reading import Reading, Reads
 from txproxy.sqlite.session import Session
-
-log = logging.getLogger("txproxy.sqlite")
 
 HOST: Final = "/run/txproxy"
 PORT: Final = 6432
 
-_ELSEWHERE: Final = "{} needs a reader in this process, and the server reads: {}"
-_said: set[tuple[str, str]] = set()  # what has been logged, once for each file
+_LEAST_TIMEOUT: Final = 50  # ms; to see that nobody waits takes a moment, the queue is not here
 
 
 class Connection:
@@ -56,7 +51,8 @@ class Connection:
     ProgrammingError = sqlite3.ProgrammingError
     NotSupportedError = sqlite3.NotSupportedError
 
-    _link: Link | None = None
+    link: Link = cast(Link, NoLink())
+    """What its cursors use; not of the DB-API."""
 
     def __init__(
         self,
@@ -64,30 +60,23 @@ class Connection:
         timeout: float = 5.0,
         detect_types: int = 0,
         isolation_level: str | None = "",
-        check_same_thread: bool = True,  # noqa: FBT001, FBT002
-        factory: Any = None,
+        check_same_thread: bool = True,
+        factory: Any = None,  # noqa: ARG002  # it has made us
         cached_statements: int = 128,
-        uri: bool = False,  # noqa: FBT001, FBT002
+        uri: bool = False,
         *,
         host: str = HOST,
         port: int = PORT,
-        reads: Literal["auto", "local", "server"] = "auto",
+        reads: Reads = "auto",
         autocommit: int = LEGACY,
     ) -> None:
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        if "link" in self.__dict__:
+            self.link.close()
+            del self.link
         checked_level(isolation_level)
         checked_autocommit(autocommit)
-        if reads not in {"auto", "local", "server"}:
-            raise ValueError('reads must be "auto", "local" or "server"')
-        self._database = name_of(database, is_uri=uri)
-        self._reads = reads
-        self._timeout = timeout
-        self._detect_types = detect_types
-        self._cached = cached_statements
-        self._identity: tuple[str, ...] = ()
-        self._objection = 'reads="server"'
+        self._database = place.name_of(database, is_uri=uri)
+        reading = Reading(self._database, reads, timeout, detect_types, cached_statements)
         self._limits: dict[int, int] = {}
         self.row_factory: Any = None
         said = {
@@ -95,47 +84,20 @@ class Connection:
             "database": self._database,
             "client_encoding": "UTF8",
             "application_name": os.path.basename(sys.argv[0] if sys.argv else ""),  # noqa: PTH119
-            "busy_timeout": str(max(0, int(timeout * 1000))),
+            "busy_timeout": str(max(_LEAST_TIMEOUT, int(timeout * 1000))),
         }
         session = Session(address_of(host, port), said)
-        engine = Engine(session, detect_types, cached_statements)
-        session.open(lambda parameters: self._settle(engine, parameters))
-        self._link = Link(
+        session.open(reading.settle)
+        engine = Engine(session, reading, detect_types, cached_statements)
+        self.link = Link(
             engine,
             is_bound=check_same_thread,
             isolation_level=isolation_level,
             autocommit=autocommit,
         )
 
-    def _settle(self, engine: Engine, said: Mapping[str, str]) -> None:
-        """Who reads, now that the server has said which file it holds."""
-        _compare_versions(said)
-        if self._reads == "server":
-            return
-        names = ("txproxy.file", "txproxy.file_id", "txproxy.journal_mode")
-        identity = tuple(said.get(name, "") for name in names)
-        if identity == self._identity:
-            return
-        self._identity = identity
-        self._objection = place.objection(said)
-        engine.readers = None
-        if not self._objection:
-            path = said["txproxy.file"]
-            engine.readers = Readers(path, self._timeout, self._detect_types, self._cached)
-        elif self._reads == "local":
-            raise sqlite3.OperationalError(f"{self._database} cannot be read here: {self._objection}")
-        else:
-            _log_once(self._database, f"the server reads {self._database}: {self._objection}")
-
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__} {self._database!r}>"
-
-    @property
-    def link(self) -> Link:
-        """What its cursors use. sqlite3.ProgrammingError: there is none."""
-        if self._link is None:
-            raise sqlite3.ProgrammingError("Base Connection.__init__ not called.")
-        return self._link
 
     # Statements
 
@@ -143,7 +105,8 @@ class Connection:
         """A cursor; `factory` makes it of this connection."""
         self.link.engine()
         cursor = factory(self)
-        if not issubclass(type(cursor), Cursor):  # whatever it says that its class is
+        kind = type(cursor)
+        if kind is not Cursor and not issubclass(kind, Cursor):  # whatever __class__ says
             raise TypeError(f"factory must return a cursor, not {type(cursor).__name__}")
         if self.row_factory is not None:
             cursor.row_factory = self.row_factory
@@ -222,8 +185,8 @@ class Connection:
 
     @property
     def total_changes(self) -> int:
-        """The rows that this connection's statements have changed; what triggers do is not in it."""
-        return self.link.engine().total_changes
+        """The rows that its statements have changed; what triggers do is not in it."""
+        return self.link.engine().changes.total
 
     @property
     def text_factory(self) -> Callable[[bytes], Any]:
@@ -274,12 +237,12 @@ class Connection:
 
     def set_authorizer(self, authorizer_callback: Any) -> None:
         """For reads here. sqlite3.NotSupportedError: the server reads."""
-        self._local("set_authorizer")
+        self.link.engine().reading.local("set_authorizer")
         self._register(("authorizer",), lambda reader: reader.set_authorizer(authorizer_callback))
 
     def set_progress_handler(self, progress_handler: Any, n: int) -> None:
         """For reads here. sqlite3.NotSupportedError: the server reads."""
-        self._local("set_progress_handler")
+        self.link.engine().reading.local("set_progress_handler")
         self._register(
             ("progress",), lambda reader: reader.set_progress_handler(progress_handler, n)
         )
@@ -287,43 +250,38 @@ class Connection:
     def set_trace_callback(self, trace_callback: Any) -> None:
         """For reads here, and for what goes to the server, as it was written."""
         self._register(("trace",), lambda reader: reader.set_trace_callback(trace_callback))
-        self.link.engine().trace = trace_callback
+        self.link.engine().trace = None if trace_callback is None else _quiet(trace_callback)
 
     def _register(self, what: tuple[object, ...], setting: Setting) -> None:
         """Apply it to the readers, or to a connection made for the purpose: it may be wrong."""
-        engine = self.link.engine()
+        reading = self.link.engine().reading
         with self.link.lock:
-            if engine.readers is None:
+            if reading.readers is None:
                 with closing(sqlite3.connect(":memory:")) as trial:
                     setting(trial)
             else:
-                engine.readers.open(engine.settings.values())
-                for reader in engine.readers.connections():
+                reading.readers.open(reading.settings.values())
+                for reader in reading.readers.connections():
                     setting(reader)
-            engine.settings[what] = setting
+            reading.settings[what] = setting
 
-    def _local(self, what: str) -> Readers:
-        readers = self.link.engine().readers
-        if readers is None:
-            raise sqlite3.NotSupportedError(_ELSEWHERE.format(what, self._objection))
-        return readers
-
-    def enable_load_extension(self, enable: bool, /) -> None:  # noqa: FBT001
+    def enable_load_extension(self, enable: bool, /) -> None:
         """sqlite3.NotSupportedError: extensions are the configuration's."""
         self.link.engine()
         if enable:
             raise sqlite3.NotSupportedError(
-                "extensions are loaded by the endpoint: name them in the file's setting `extensions`"
+                "extensions are the endpoint's: name them in the file's setting `extensions`"
             )
 
     def load_extension(self, path: str, /, *, entrypoint: str | None = None) -> None:  # noqa: ARG002
         """sqlite3.NotSupportedError: extensions are the configuration's."""
-        self.enable_load_extension(True)  # noqa: FBT003
+        self.enable_load_extension(True)
 
     # The file itself
 
     def _fresh(self, what: str) -> sqlite3.Connection:
-        return self._local(what).fresh(self.link.engine().settings.values())
+        reading = self.link.engine().reading
+        return reading.local(what).fresh(reading.settings.values())
 
     def blobopen(
         self, table: str, column: str, row: int, /, *, readonly: bool = False, name: str = "main"
@@ -331,7 +289,9 @@ class Connection:
         """A blob, to be read here. sqlite3.NotSupportedError: it is to be written."""
         reader = self._fresh("blobopen")
         if not readonly:
-            raise sqlite3.NotSupportedError("blobopen works with readonly=True; UPDATE writes blobs")
+            raise sqlite3.NotSupportedError(
+                "blobopen works with readonly=True; UPDATE writes blobs"
+            )
         return reader.blobopen(table, column, row, readonly=True, name=name)
 
     def backup(
@@ -356,10 +316,11 @@ class Connection:
 
     def iterdump(self) -> Generator[str, None, None]:
         """The database as SQL."""
-        from sqlite3.dump import _iterdump  # noqa: PLC0415, PLC2701
+        from sqlite3 import dump  # noqa: PLC0415
 
         self.link.engine()
-        return _iterdump(self)
+        found: Generator[str, None, None] = dump._iterdump(self)  # type: ignore[attr-defined]  # noqa: SLF001
+        return found
 
     def serialize(self, *, name: str = "main") -> bytes:
         """What is committed, as the bytes of a file."""
@@ -369,7 +330,7 @@ class Connection:
         finally:
             reader.close()
 
-    def deserialize(self, data: Any, /, *, name: str = "main") -> None:
+    def deserialize(self, data: Any, /, *, name: str = "main") -> None:  # noqa: ARG002
         """sqlite3.NotSupportedError: others use the file."""
         self.link.engine()
         raise sqlite3.NotSupportedError("deserialize would replace a file that others use")
@@ -389,39 +350,19 @@ class Connection:
         if limit >= 0:
             self._limits[category] = limits.smaller(category, limit)
         if category == sqlite3.SQLITE_LIMIT_SQL_LENGTH:
-            self.link.longest = self._limits[category]
+            self.link.limit(self._limits[category], self.link.most_variables)
         elif category == sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER:
-            self.link.most_variables = self._limits[category]
+            self.link.limit(self.link.longest, self._limits[category])
         else:
             self._register(("limit", category), lambda reader: reader.setlimit(category, limit))
         return before
 
 
-def name_of(database: Any, *, is_uri: bool) -> str:
-    """What the server knows it by. sqlite3.NotSupportedError: it is none that it could have."""
-    name = os.fsdecode(database)
-    if is_uri and name.startswith("file:"):
-        name, _, query = name.removeprefix("file:").partition("?")
-        if query and query not in {"mode=rw", "mode=rwc"}:
-            raise sqlite3.NotSupportedError(f"how the file is opened is the endpoint's: ?{query}")
-        name = unquote(name)
-    if name in {"", ":memory:"}:
-        raise sqlite3.NotSupportedError(
-            "a database in memory belongs to its process: open it with sqlite3.connect"
-        )
-    return name
+def _quiet(callback: Callable[[str], object]) -> Callable[[str], None]:
+    """As SQLite calls it: what it raises is ignored."""
 
+    def call(sql: str) -> None:
+        with suppress(Exception):
+            callback(sql)
 
-def _compare_versions(said: Mapping[str, str]) -> None:
-    server = said.get("txproxy.version", __version__)
-    if server != __version__:
-        _log_once("", f"the endpoint is txproxy {server}, this is {__version__}")
-    server = said.get("txproxy.sqlite_version", sqlite3.sqlite_version)
-    if server != sqlite3.sqlite_version:
-        _log_once("", f"the endpoint has SQLite {server}, this Python {sqlite3.sqlite_version}")
-
-
-def _log_once(database: str, text: str) -> None:
-    if (database, text) not in _said:
-        _said.add((database, text))
-        log.warning("%s", text)
+    return call

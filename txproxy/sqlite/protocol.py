@@ -11,6 +11,7 @@ import logging
 import os
 import pwd
 import socket
+from contextlib import suppress
 from typing import Final
 
 from txproxy.sqlite import failures
@@ -33,7 +34,8 @@ from txproxy.wire.codes import (
 log = logging.getLogger("txproxy.sqlite")
 
 _LOGIN_TIMEOUT: Final = 30.0  # seconds; the proxy may hold a client back that is one too many
-_CHUNK: Final = 65_536
+_CHUNK: Final = 65_536  # bytes
+_LARGE_CHUNK: Final = 1 << 20
 _DONE: Final = encode.BIND_COMPLETE + b"C"
 _LONGEST_TAG: Final = 64
 
@@ -105,7 +107,9 @@ class Wire:
         try:
             answer = self.exchange(encode.startup(said))
         except LostError as error:
-            raise failures.lost(f"the endpoint at {self.address} did not answer: {error}") from error
+            raise failures.lost(
+                f"the endpoint at {self.address} did not answer: {error}"
+            ) from error
         if answer.fields is not None:
             raise failures.of(answer.fields)
         self._socket.settimeout(None)
@@ -157,14 +161,14 @@ class Wire:
             lacking = 1 + int.from_bytes(data[start + 1 : start + 5], "big") - have
         parts = []
         while lacking > 0:
-            part = self._socket.recv(max(lacking, _CHUNK))
+            part = self._socket.recv(min(max(lacking, _CHUNK), _LARGE_CHUNK))
             if not part:
                 raise ConnectionResetError("the server closed the connection")
             parts.append(part)
             lacking -= len(part)
         return b"".join(parts)
 
-    def _take(self, answer: Answer, kind: int, body: bytes) -> bool:  # noqa: C901
+    def _take(self, answer: Answer, kind: int, body: bytes) -> bool:
         """One message. True: it was the last one."""
         if kind == DATA_ROW:
             answer.rows.append(body)
@@ -214,10 +218,8 @@ class Wire:
 
     def terminate(self) -> None:
         """Take leave."""
-        try:
+        with suppress(OSError):  # gone before we were
             self._socket.send(encode.TERMINATE)
-        except OSError:
-            pass  # gone before we were
         self.close()
 
     def cancel(self) -> None:
@@ -252,7 +254,8 @@ def _connected(address: str) -> socket.socket:
     except OSError as error:
         found.close()
         raise failures.operational(
-            f"unable to open database file: nobody listens on {address} ({error.strerror or error});"
+            f"unable to open database file: nobody listens on {address}"
+            f" ({error.strerror or error});"
             ' start txproxy with this unix listener ("unix:DIRECTORY" in listen), or say which'
             " directory and port it has",
             failures.CANTOPEN,
@@ -261,7 +264,7 @@ def _connected(address: str) -> socket.socket:
 
 
 def columns(body: bytes) -> tuple[Column, ...]:
-    """The columns of a RowDescription; the declared type stands in its name field, behind \\x01."""
+    """The columns of a RowDescription; a declared type follows the name, behind byte 1."""
     found = []
     start = 2
     for _ in range(int.from_bytes(body[:2], "big")):

@@ -9,12 +9,11 @@ Statements are Parsed under a name the first time they run, in the same send; re
 longer than a first helping stay behind in a portal.
 """
 
-import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from txproxy.sqlite import failures
+from txproxy.sqlite import failures, forks
 from txproxy.sqlite.protocol import Answer, LostError, Wire
 from txproxy.sqlite.statements import Kind, Statement
 from txproxy.wire import encode, values
@@ -27,16 +26,6 @@ _LONG_TEXT: Final = 65_536  # letters of a statement that is not worth a name on
 _FORMAT: Final = b"\0\1" + values.FORMAT.to_bytes(2, "big")
 _RUN: Final = _FORMAT + encode.EXECUTE_UNNAMED + encode.SYNC  # behind a Bind's parameters
 _DESCRIBE_UNNAMED: Final = encode.message(b"D", b"P\0")
-
-_forks = 0
-
-
-def _forked() -> None:
-    global _forks  # noqa: PLW0603
-    _forks += 1
-
-
-os.register_at_fork(after_in_child=_forked)
 
 
 class Portal:
@@ -70,8 +59,8 @@ class Portal:
 class Session:
     """What one connection of the client's has on the server.
 
-    `open` comes first. `epoch` counts sessions from 1. sqlite3.OperationalError from everything: nobody
-    listens there, or what was begun is lost.
+    `open` comes first. `epoch` counts sessions from 1. sqlite3.OperationalError from everything:
+    nobody listens there, or what was begun is lost.
     """
 
     def __init__(self, address: str, said: dict[str, str]) -> None:
@@ -79,12 +68,14 @@ class Session:
         self._said = said
         self._opened: Callable[[dict[str, str]], None] = lambda _: None
         self._wire: Wire | None = None
-        self._forks = _forks
+        self._forks = forks.count
         self._abandoned: list[bytes] = []  # whole Close messages, sent with what comes next
         self._names = 0
         self._free_portals: list[bytes] = []
         self._used_portals: set[bytes] = set()  # those of them that the server may still have
+        self._is_asking = False  # a statement is on its way
         self.epoch = 0
+        self.status: int = IDLE  # the transaction status of the server's last answer
 
     def open(self, opened: Callable[[dict[str, str]], None]) -> None:
         """Connect. `opened` is called with the server's parameters, now and as they change."""
@@ -94,16 +85,11 @@ class Session:
     def __repr__(self) -> str:
         return f"<Session {self.epoch} {self._wire}>"
 
-    @property
-    def status(self) -> int:
-        """The transaction status of the server's last answer."""
-        return self._wire.status if self._wire is not None else IDLE
-
     def was_inherited(self) -> bool:
         """After a fork: leave what the parent has. True: there was something to leave."""
-        if self._forks == _forks:
+        if self._forks == forks.count:
             return False
-        self._forks = _forks
+        self._forks = forks.count
         self._lose()
         return True
 
@@ -121,6 +107,8 @@ class Session:
         if self._wire is not None:
             self._wire.close()
             self._wire = None
+        self._is_asking = False
+        self.status = IDLE
 
     # What is asked
 
@@ -182,7 +170,10 @@ class Session:
         if self._wire is None or not portal.is_of(self.epoch):
             raise failures.lost("the connection was lost, and with it the rest of this result")
         try:
+            self._is_asking = True
             answer = self._wire.exchange(_execute(portal.name, rows) + encode.SYNC)
+            self._is_asking = False
+            self.status = self._wire.status
         except LostError as error:
             raise failures.lost(f"the connection was lost: {error}") from error
         return answer
@@ -197,7 +188,11 @@ class Session:
                 abandoned, self._abandoned = self._abandoned, []
                 closing = b"".join(abandoned)
             try:
-                answer = wire.exchange(closing + message())
+                data = closing + message()
+                self._is_asking = True
+                answer = wire.exchange(data)
+                self._is_asking = False
+                self.status = wire.status
                 if wire.has_changed:
                     wire.has_changed = False
                     self._opened(wire.parameters)
@@ -242,7 +237,7 @@ class Session:
         if statement.epoch == self.epoch:
             return b""
         sql = statement.encoded
-        if len(sql) > _LONG_TEXT:
+        if not statement.is_kept or len(sql) > _LONG_TEXT:
             statement.name = b""
         else:
             self._names += 1
@@ -284,15 +279,15 @@ class Session:
     # Its end
 
     def cancel(self) -> None:
-        """Interrupt what runs."""
-        if self._wire is not None and self._forks == _forks:
+        """Interrupt what runs; nothing that comes later."""
+        if self._wire is not None and self._is_asking and self._forks == forks.count:
             self._wire.cancel()
 
     def close(self) -> None:
         """Leave; an open transaction is rolled back by the server."""
         if self._wire is None:
             return
-        if self._forks == _forks:
+        if self._forks == forks.count:
             self._wire.terminate()
         self._lose()
 
