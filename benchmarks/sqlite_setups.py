@@ -24,6 +24,8 @@ from poolers import (
 )
 from sqlite_clients import NAME, PAGES, TABLES, Order
 
+import txproxy.sqlite
+
 TRAIN: Final = "commit_train"  # txproxy with this setting
 PORT: Final = 6432
 WARM_UP: Final = 0.5  # seconds
@@ -162,6 +164,10 @@ def endpoint(path: Path, journal: str, *, train: bool) -> Iterator[int]:
     command = [sys.executable, "-P", "-m", "txproxy", "serve", str(config)]
     with process(command, log) as child:
         wait_for_socket(child, directory / f".s.PGSQL.{PORT}", log)
+        # Once it answers it has started: what that costs is nobody's row.
+        client = txproxy.sqlite.connect(NAME, host=str(directory), port=PORT, reads="server")
+        client.execute("SELECT 1").fetchone()
+        client.close()
         yield child_of(child.pid)
 
 
