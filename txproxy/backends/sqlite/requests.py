@@ -15,6 +15,8 @@ BINARY: Final = 1
 
 _INT16: Final = Struct("!H")
 _INT32: Final = Struct("!i")
+_PRIVATE: Final = (values.FORMAT,)  # for all
+_PRIVATE_CODES: Final = b"\0\1" + _INT16.pack(values.FORMAT)
 
 Parameter = int | float | str | bytes | None
 
@@ -93,7 +95,7 @@ def target(body: bytes) -> tuple[bytes, bytes]:
 
 def parameters(bound: Bind, oids: tuple[int, ...]) -> list[Parameter]:
     """The values of a Bind, of the types that Parse has named."""
-    if is_private(bound) and len(bound.formats) == 1:
+    if bound.formats == _PRIVATE:
         return [None if raw is None else _private(raw) for raw in bound.parameters]
     formats = bound.formats
     found: list[Parameter] = []
@@ -105,7 +107,8 @@ def parameters(bound: Bind, oids: tuple[int, ...]) -> list[Parameter]:
 
 def is_private(bound: Bind) -> bool:
     """Whether all parameters are in the private format: they come in SQLite's own order."""
-    return bool(bound.formats) and all(code == values.FORMAT for code in bound.formats)
+    formats = bound.formats
+    return formats == _PRIVATE or (bool(formats) and set(formats) == {values.FORMAT})
 
 
 def _parameter(raw: bytes, code: int, oid: tuple[int, ...]) -> Parameter:
@@ -168,6 +171,8 @@ def _string(body: bytes, start: int) -> tuple[bytes, int]:
 
 def _codes(body: bytes, at: int) -> tuple[tuple[int, ...], int]:
     """Format codes."""
+    if body[at : at + 4] == _PRIVATE_CODES:
+        return _PRIVATE, at + 4
     count = _INT16.unpack_from(body, at)[0]
     if count == 0:
         return (), at + 2

@@ -115,28 +115,30 @@ class Session(asyncio.Protocol):
     def _go(self) -> None:
         """Take what has come, as far as nothing has to be waited for."""
         conversation = self.conversation
+        course = conversation.course
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         at = 0
         end = len(data)
         self._needed = 0
-        while not conversation.is_waiting and end - at >= 5:
+        while not course.is_waiting and end - at >= 5:
+            kind = data[at]
             length = int.from_bytes(data[at + 1 : at + 5])
-            if data[at] == TERMINATE:
+            if kind == TERMINATE:
                 self.close()
                 return
-            if not 4 <= length <= _LIMITS[data[at]]:
+            if not 4 <= length <= _LIMITS[kind]:
                 self.die(Fields("08P01", 21, "SQLITE_MISUSE", "invalid message from the client"))
                 return
             if end - at <= length:
                 self._needed = length + 1
                 break
-            if not conversation.take(data[at], data[at + 5 : at + 1 + length]):
+            if not conversation.take(kind, data[at + 5 : at + 1 + length]):
                 break
             at += length + 1
         self._parts = [data[at:]] if at < end else []
         self._size = end - at
         conversation.submit()
-        if not self._is_reading and not conversation.is_waiting and not self._is_closing:
+        if not self._is_reading and not course.is_waiting and not self._is_closing:
             self._is_reading = True
             self._transport.resume_reading()
 
