@@ -54,7 +54,36 @@ def eventually(condition: Callable[[], Any], what: str = "") -> Any:
         if found:
             return found
         assert time.monotonic() < deadline, what or "it did not happen"
-        time.sleep(0.005)
+        time.sleep(0.002)
+
+
+_HEAD: Final = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+
+
+class Outsider:
+    """A foreign process with the file, from its first line of output on."""
+
+    def __init__(self, path: str, script: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", script, path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+        return self
+
+    def go_on(self) -> None:
+        """Let its readline return."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=PATIENCE)
 
 
 class Endpoint:
@@ -104,9 +133,12 @@ class Endpoint:
 
     def outside(self, database: str, script: str) -> str:
         """Run Python with stdlib sqlite3's connection `c` to the file, in another process."""
-        head = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
-        arguments = [sys.executable, "-c", head + script, str(self.path(database))]
+        arguments = [sys.executable, "-c", _HEAD + script, str(self.path(database))]
         return subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.strip()
+
+    def outsider(self, database: str, script: str) -> "Outsider":
+        """The same, going on beside the test: a line printed is waited for, a line read is told."""
+        return Outsider(str(self.path(database)), _HEAD + script)
 
     def __enter__(self) -> Self:
         self._channel, theirs = socket.socketpair()
@@ -152,14 +184,21 @@ class Endpoint:
         return [line for line in self.told("log") if line["event"] == event]
 
     def file(self, database: str) -> dict[str, Any]:
-        """The file in the last report; empty if it is not in there."""
+        """The file in a report of now; empty if it is not in there."""
+        self._ask()
         found = [f for f in self.report["files"] if f["path"] == str(self.path(database))]
         return found[0] if found else {}
 
     def session(self, number: int) -> dict[str, Any]:
-        """The session in the last report; empty if it is not in there."""
+        """The session in a report of now; empty if it is not in there."""
+        self._ask()
         found = [s for s in self.report["sessions"] if s["id"] == number]
         return found[0] if found else {}
+
+    def _ask(self) -> None:
+        before = self.reports
+        self.tell({"do": "report"})
+        eventually(lambda: self.reports > before, "no report")
 
     def _hear(self, channel: socket.socket) -> None:
         with channel, channel.makefile("rb") as lines, contextlib.suppress(OSError):

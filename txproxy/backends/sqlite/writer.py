@@ -68,6 +68,7 @@ class Writer:
         self._guard: Guard
         self._applied = DEFAULTS
         self._answers: Answers | None = None
+        self._total = 0  # changes on the connection before the job
         self._cursors = Cursors()  # of the holder: others' changes must not be read
         self._batch: list[Job] = []
         self._until = 0.0  # how long to wait for another process' lock
@@ -135,6 +136,12 @@ class Writer:
             self._connection.execute("ROLLBACK")
         self._applied = self._applied.ended()
         self._tokens.release()
+
+    def checkpoint(self, nobody_reads: bool) -> None:
+        """When nobody writes."""
+        if self._connection is not None and self._tokens.holder is None:
+            self._until = monotonic()
+            self.checkpoints.run(self._connection, nobody_reads=nobody_reads)
 
     def _serve(self) -> None:
         while not self._is_closing:
@@ -276,14 +283,16 @@ class Writer:
         if job.answers is not self._answers:
             self._answers = job.answers
             connection.set_last_insert_rowid(job.answers.last_insert_rowid)
+        self._total = connection.total_changes()
         self.since = monotonic()
         self.running = job
 
     def _keep_answers(self, connection: apsw.Connection, job: Job) -> None:
         answers = job.answers
         answers.last_insert_rowid = connection.last_insert_rowid()
-        answers.changes = connection.changes()
-        answers.total_changes += answers.changes
+        answers.total_changes += connection.total_changes() - self._total
+        if job.calls[job.position].portal.statement.kind is Kind.WRITE:
+            answers.changes = connection.changes()
 
     def _again(self, connection: apsw.Connection, batch: list[Job]) -> None:
         """Each call by itself: nobody was told anything."""
