@@ -8,7 +8,6 @@ from txproxy.config import ANY_FILE, Config, SqliteFile
 from txproxy.core import tables
 from txproxy.core.sqlite import (
     COUNTERS,
-    Endpoint,
     FileClient,
     FileReport,
     SessionReport,
@@ -42,7 +41,9 @@ def server(*clients: FileClient) -> FakeServer:
             }
         ),
     )
-    fake.sqlite.clients = {each.id: each for each in clients}
+    fake.sqlite.names[PATH] = "notes"
+    for each in clients:
+        fake.sqlite.admitted(each)
     return fake
 
 
@@ -55,17 +56,17 @@ def of_files(fake: FakeServer, table: str) -> list[Shown]:
 
 
 def test_a_report_is_what_was_said_of_it() -> None:
-    said = {"database": "notes", "queue": 2, "last_checkpoint": None, "wal_bytes": 7, "new": 1}
-    assert read(FileReport, said) == FileReport(database="notes", queue=2, wal_bytes=7)
+    said = {"queue": 2, "last_checkpoint": None, "wal_bytes": 7, "new": 1}
+    assert read(FileReport, said) == FileReport(queue=2, wal_bytes=7)
 
 
 def test_counters_go_on_when_a_file_or_the_process_begins_anew() -> None:
-    endpoint = Endpoint()
+    endpoint = server().sqlite
     for writes in (5, 8, 2, 3):
-        endpoint.reported([FileReport(database="notes", path=PATH, writes=writes)], [])
+        endpoint.reported([FileReport(path=PATH, writes=writes)], [])
     assert endpoint.totals()["notes"]["writes"] == 8 + 3
     endpoint.lost()
-    endpoint.reported([FileReport(database="notes", path=PATH, writes=9)], [])
+    endpoint.reported([FileReport(path=PATH, writes=9)], [])
     assert endpoint.totals()["notes"]["writes"] == 8 + 3 + 9
     assert {*endpoint.totals()["notes"]} == {*COUNTERS}
 
@@ -195,7 +196,7 @@ def test_they_count_in_lists_and_stats() -> None:
     assert lists["pools"] == 3
     assert lists["databases"] == 3
     assert before["used_clients"] == 0
-    report = FileReport(database="notes", path=PATH, statements=7, commits=3, rolled_back=1)
+    report = FileReport(path=PATH, statements=7, commits=3, rolled_back=1)
     fake.sqlite.reported([report], [])
     rows = {row["database"]: row for row in fake.show("STATS_TOTALS")}
     assert picked(rows["notes"], "query_count xact_count") == [7, 4]
@@ -205,10 +206,10 @@ def test_they_count_in_lists_and_stats() -> None:
 def test_averages_are_over_the_period() -> None:
     fake = server()
     fake.averages = Averages(fake.now)
-    fake.sqlite.reported([FileReport(database="notes", path=PATH, statements=60)], [])
+    fake.sqlite.reported([FileReport(path=PATH, statements=60)], [])
     fake.averages.period(fake.now, tables.stats_by_database(fake))
     fake.averages.period(fake.now, tables.stats_by_database(fake))
     fake.now += 10
-    fake.sqlite.reported([FileReport(database="notes", path=PATH, statements=160)], [])
+    fake.sqlite.reported([FileReport(path=PATH, statements=160)], [])
     rows = {row["database"]: row for row in fake.show("STATS_AVERAGES")}
     assert rows["notes"]["query_count"] == 10

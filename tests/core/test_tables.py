@@ -141,7 +141,7 @@ def test_values_are_of_their_columns_type(name: str) -> None:
     server = FakeServer(world)
     server.reaped.remember(TIME, REAPED)
     server.offenders.count(TIME, "reaped", REAPED)
-    server.sqlite.reported([FileReport(database="notes", path="/srv/notes.db")], [])
+    server.sqlite.reported([FileReport(path="/srv/notes.db")], [])
     columns = {column.name: column for column in tables.COLUMNS[name]}
     rows = server.show(name)
     assert rows

@@ -35,7 +35,7 @@ OTHER_USER: Final = "other"
 DATABASE: Final = "app"
 PATIENCE: Final = 30.0  # seconds, on a machine that is busy, for what takes none
 
-Value = str | int | float | bool | Sequence[str] | None
+Value = str | int | float | bool | Sequence[str] | Sequence[int] | None
 Table = Mapping[str, Value]
 Event = dict[str, Any]
 
@@ -209,6 +209,7 @@ class Proxy:
         databases: Mapping[str, Table] | None = None,
         users: Mapping[str, Table] | None = None,
         sqlite: Mapping[str, Table] | None = None,
+        metrics: str = "",
         check: bool = True,
     ) -> None:
         self.server = server
@@ -217,6 +218,7 @@ class Proxy:
         self._databases = {DATABASE: {}} if databases is None else databases
         self._users = users or {}
         self._sqlite = sqlite or {}
+        self._metrics = metrics
         self._check = check
         self._process: subprocess.Popen[str] | None = None
         self._exit_code: int | None = None
@@ -273,8 +275,7 @@ class Proxy:
 
     def _start(self) -> bool:
         self.port = _free_port()
-        config = Path(self._directory.name, "proxy.toml")
-        config.write_text(self._toml(), encoding="utf-8")
+        config = self.write_configuration()
         self._process = subprocess.Popen(
             [sys.executable, "-W", "default", "-m", "txproxy", "serve", str(config)],
             stdin=subprocess.DEVNULL,
@@ -299,9 +300,17 @@ class Proxy:
             raise AssertionError(f"the proxy did not start: {self.log()}")
         return True
 
+    def write_configuration(self) -> Path:
+        """Write proxy.toml, as its tables are at this moment."""
+        config = Path(self._directory.name, "proxy.toml")
+        config.write_text(self._toml(), encoding="utf-8")
+        return config
+
     def _toml(self) -> str:
         listen = [f"{self.host}:{self.port}", f"unix:{self._directory.name}"]
         lines = ["[proxy]", *_lines({"listen": listen, **self._proxy})]
+        if self._metrics:
+            lines += ["[metrics]", *_lines({"listen": self._metrics})]
         there: Table = {"host": self.server.host, "port": self.server.port, "dbname": DATABASE}
         for name, table in self._databases.items():
             lines += [f"[databases.{json.dumps(name)}]", *_lines({**there, **table})]

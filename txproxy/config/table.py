@@ -495,8 +495,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "allow_create",
         SQLITE,
         values.BOOLEAN,
-        "a file that is not there is made; under a directory also by CREATE DATABASE, and unmade by"
-        " DROP DATABASE",
+        "the file is made if it is not there; under a directory, CREATE DATABASE and DROP DATABASE"
+        " make and remove files",
     ),
     Setting(
         "peer_uids",

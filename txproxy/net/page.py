@@ -95,12 +95,14 @@ def page(server: "Server") -> str:
 def _files(server: "Server") -> Iterator[str]:
     if server.sqlite.files:
         yield "<h2>SQLite files</h2>"
-        yield from _table(_FILES, map(_file, server.sqlite.files.values()))
+        names = server.sqlite.names
+        files = sorted(server.sqlite.files.items())
+        yield from _table(_FILES, (_file(names.get(path, path), report) for path, report in files))
 
 
-def _file(report: FileReport) -> Iterable[object]:
+def _file(database: str, report: FileReport) -> Iterable[object]:
     return (
-        report.database,
+        database,
         report.queue,
         round(report.longest_wait_now, 1),
         report.readers,

@@ -18,9 +18,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from txproxy.config import ANY_FILE, SqliteFile
 from txproxy.config.sqlite import find
+from txproxy.core import endings
 from txproxy.core.handshake import Request
+from txproxy.core.offenders import REAPED
 from txproxy.core.ports import next_id
-from txproxy.core.sqlite import Endpoint, FileClient, FileReport, SessionReport, read
+from txproxy.core.sqlite import (
+    Endpoint,
+    FileClient,
+    FileReport,
+    SessionReport,
+    about_reaped,
+    read,
+)
 from txproxy.errors import LoginError, NoSuchDatabaseError, TxproxyError
 from txproxy.net.log import LOGGER
 from txproxy.net.sqlite_process import Line, SqliteProcess
@@ -43,6 +52,7 @@ class Sqlite:
     """The endpoint of one proxy. `seen` is what is known of its clients and files.
 
     orphans   clients whose file is no longer configured: they leave as their transactions end
+    reaping   clients whose transactions an administrator has ended
     """
 
     def __init__(self, server: "Server") -> None:
@@ -50,6 +60,7 @@ class Sqlite:
         self._server = server
         self._process = SqliteProcess(self._heard, self._lost)
         self._orphans: set[int] = set()
+        self._reaping: set[int] = set()
 
     # Its life.
 
@@ -58,16 +69,16 @@ class Sqlite:
         config = self._server.config
         if config.sqlite:
             self._process.start()
-        self._orphans.clear()
-        told: set[str] = set()
-        for client in self.seen.clients.values():
-            found = find(config.sqlite, client.database)
-            if found is None or str(found[1]) != client.path:
-                self._orphans.add(client.id)
-            elif client.path not in told:
-                told.add(client.path)
+        known = set()
+        for path, database in self.seen.names.items():
+            found = find(config.sqlite, database)
+            if found is not None and str(found[1]) == path:
+                known.add(path)
                 settings = config.file_settings(found[0])
-                self._process.tell({"do": "file", "path": client.path, "file": settings})
+                self._process.tell({"do": "file", "path": path, "file": settings})
+        self._orphans = {
+            client.id for client in self.seen.clients.values() if client.path not in known
+        }
 
     def drain(self) -> None:
         """End sessions as they are out of transactions."""
@@ -86,7 +97,8 @@ class Sqlite:
         config = self._server.config
         if database in config.sqlite:
             return database != ANY_FILE
-        return bool(config.sqlite) and config.database(database) is None
+        is_console = self._server.is_console(database)
+        return bool(config.sqlite) and not is_console and config.database(database) is None
 
     async def admit(self, client: "Client", database: str) -> Place:
         """Where this client may go, once there is somebody to give it to. Raises TxproxyError."""
@@ -99,13 +111,16 @@ class Sqlite:
                 hint="Connect to the unix socket: its directory is the host.",
                 sqlstate="0A000",
             )
+        uid = client.peer_uid()
         # A slow file system is not to hold up the event loop.
         file, name, path = await asyncio.to_thread(self._find, database)
-        _check_peer(file, name, client.peer_uid())
+        _check_peer(file, name, uid)
         if name in self.seen.disabled:
             raise TxproxyError(
                 f'database "{name}" is not currently accepting connections', sqlstate="55000"
             )
+        if file.path and file.allow_create:
+            await asyncio.to_thread(_make, path)
         await self._until_ready()
         return file, name, path
 
@@ -157,7 +172,7 @@ class Sqlite:
             "parameters": request.wanted,
             "rest": base64.b64encode(rest).decode(),
         }
-        self.seen.clients[known.id] = known
+        self.seen.admitted(known)
         self._process.tell(line, os.dup(client.transport.get_extra_info("socket").fileno()))
         return known
 
@@ -165,6 +180,7 @@ class Sqlite:
         server = self._server
         server.keys.forget(client.pid)
         self._orphans.discard(client.id)
+        self._reaping.discard(client.id)
         if server.config.log_disconnections:
             server.event("client disconnected", who(client))
 
@@ -188,7 +204,22 @@ class Sqlite:
                 [read(FileReport, each) for each in line["files"]],
                 [read(SessionReport, each) for each in line["sessions"]],
             )
+            self._tell_of_reaped()
             self._end_orphans()
+
+    def _tell_of_reaped(self) -> None:
+        for client, before, now in self.seen.newly_reaped:
+            fields = about_reaped(client, before, now, self._idle_limit(client.database))
+            if client.id in self._reaping:
+                fields["why"] = endings.REAP
+            self._reaping.discard(client.id)
+            self._server.left_open(client, REAPED, fields)
+
+    def _idle_limit(self, database: str) -> float:
+        config = self._server.config
+        file = config.sqlite.get(database) or config.sqlite.get(ANY_FILE)
+        limit: float = config.file_settings(file)["idle_transaction_timeout"] if file else 0.0
+        return limit
 
     def _end_orphans(self) -> None:
         for number in list(self._orphans):
@@ -219,6 +250,7 @@ class Sqlite:
         session = self.seen.sessions.get(number)
         sleeps = session is not None and session.state == "idle in transaction"
         if sleeps:
+            self._reaping.add(number)
             self._process.tell({"do": "reap", "id": number})
         return sleeps
 
@@ -252,6 +284,14 @@ def _check_peer(file: SqliteFile, name: str, uid: int | None) -> None:
             f'{peer} may not use the SQLite file "{name}"',
             hint="peer_uids are who may, in the proxy's configuration.",
         )
+
+
+def _make(path: Path) -> None:
+    """An empty file is an SQLite database."""
+    try:
+        path.touch(0o644)
+    except OSError as error:
+        raise TxproxyError(f"cannot make {path}: {error.strerror}", sqlstate="58030") from error
 
 
 def _no_such(database: str) -> NoSuchDatabaseError:

@@ -1,13 +1,13 @@
 """What Prometheus is told of SQLite files: the process's last report, by database."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from txproxy.core.sqlite import Endpoint, FileReport
+from txproxy.core.sqlite import Endpoint
 
 COUNTERS: Final = {
     "statements": ("statements", "Statements executed."),
@@ -58,18 +58,18 @@ def _gauges(endpoint: Endpoint) -> Iterator[Metric]:
     for attribute, (name, meaning) in GAUGES.items():
         family = GaugeMetricFamily(f"txproxy_sqlite_{name}", meaning, labels=("database",))
         for report in endpoint.files.values():
-            family.add_metric((report.database,), getattr(report, attribute))
+            family.add_metric((endpoint.name(report),), getattr(report, attribute))
         yield family
-    yield _checkpoint_age(endpoint.files.values())
+    yield _checkpoint_age(endpoint)
 
 
-def _checkpoint_age(reports: Iterable[FileReport]) -> Metric:
+def _checkpoint_age(endpoint: Endpoint) -> Metric:
     family = GaugeMetricFamily(
         "txproxy_sqlite_checkpoint_age_seconds", "Since the last checkpoint.", labels=("database",)
     )
-    for report in reports:
+    for report in endpoint.files.values():
         if report.last_checkpoint >= 0:
-            family.add_metric((report.database,), report.last_checkpoint)
+            family.add_metric((endpoint.name(report),), report.last_checkpoint)
     return family
 
 
