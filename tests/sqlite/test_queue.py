@@ -120,10 +120,14 @@ def test_another_process_holds_the_lock(shared: Endpoint, database: str) -> None
             "c.execute('BEGIN IMMEDIATE'); print(flush=True); sys.stdin.readline();"
             " c.execute('COMMIT')"
         )
-        with shared.outsider(database, holding) as outsider:
+        with shared.beside(database, holding) as outsider:
+            assert outsider.stdin
+            assert outsider.stdout
+            outsider.stdout.readline()
             client.begin_run("INSERT INTO t (b) VALUES (1)")
             assert hasty.run("INSERT INTO t (b) VALUES (2)").errors[0]["L"] == "5"
-            outsider.go_on()
+            outsider.stdin.write(b"\n")
+            outsider.stdin.flush()
         assert client.read().tags == ["INSERT 1 1"]
         eventually(lambda: shared.file(database)["busy_foreign"] > 0)
 

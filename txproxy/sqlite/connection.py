@@ -12,15 +12,15 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import closing
-from typing import Any, Final, Literal, Self
+from contextlib import closing, suppress
+from typing import Any, Final, Literal, Self, cast
 from urllib.parse import unquote
 
 from txproxy import __version__
 from txproxy.sqlite import limits, place
 from txproxy.sqlite.cursor import Cursor
 from txproxy.sqlite.engine import Engine
-from txproxy.sqlite.link import LEGACY, Link, checked_autocommit, checked_level
+from txproxy.sqlite.link import LEGACY, Link, NoLink, checked_autocommit, checked_level
 from txproxy.sqlite.local import Readers, Setting
 from txproxy.sqlite.protocol import address_of, user
 from txproxy.sqlite.session import Session
@@ -56,7 +56,8 @@ class Connection:
     ProgrammingError = sqlite3.ProgrammingError
     NotSupportedError = sqlite3.NotSupportedError
 
-    _link: Link | None = None
+    link: Link = cast(Link, NoLink())
+    """What its cursors use; not of the DB-API."""
 
     def __init__(
         self,
@@ -64,19 +65,19 @@ class Connection:
         timeout: float = 5.0,
         detect_types: int = 0,
         isolation_level: str | None = "",
-        check_same_thread: bool = True,  # noqa: FBT001, FBT002
-        factory: Any = None,
+        check_same_thread: bool = True,
+        factory: Any = None,  # noqa: ARG002  # it has made us
         cached_statements: int = 128,
-        uri: bool = False,  # noqa: FBT001, FBT002
+        uri: bool = False,
         *,
         host: str = HOST,
         port: int = PORT,
         reads: Literal["auto", "local", "server"] = "auto",
         autocommit: int = LEGACY,
     ) -> None:
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        if "link" in self.__dict__:
+            self.link.close()
+            del self.link
         checked_level(isolation_level)
         checked_autocommit(autocommit)
         if reads not in {"auto", "local", "server"}:
@@ -100,7 +101,7 @@ class Connection:
         session = Session(address_of(host, port), said)
         engine = Engine(session, detect_types, cached_statements)
         session.open(lambda parameters: self._settle(engine, parameters))
-        self._link = Link(
+        self.link = Link(
             engine,
             is_bound=check_same_thread,
             isolation_level=isolation_level,
@@ -123,19 +124,14 @@ class Connection:
             path = said["txproxy.file"]
             engine.readers = Readers(path, self._timeout, self._detect_types, self._cached)
         elif self._reads == "local":
-            raise sqlite3.OperationalError(f"{self._database} cannot be read here: {self._objection}")
+            raise sqlite3.OperationalError(
+                f"{self._database} cannot be read here: {self._objection}"
+            )
         else:
             _log_once(self._database, f"the server reads {self._database}: {self._objection}")
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__} {self._database!r}>"
-
-    @property
-    def link(self) -> Link:
-        """What its cursors use. sqlite3.ProgrammingError: there is none."""
-        if self._link is None:
-            raise sqlite3.ProgrammingError("Base Connection.__init__ not called.")
-        return self._link
 
     # Statements
 
@@ -143,7 +139,8 @@ class Connection:
         """A cursor; `factory` makes it of this connection."""
         self.link.engine()
         cursor = factory(self)
-        if not issubclass(type(cursor), Cursor):  # whatever it says that its class is
+        kind = type(cursor)
+        if kind is not Cursor and not issubclass(kind, Cursor):  # whatever __class__ says
             raise TypeError(f"factory must return a cursor, not {type(cursor).__name__}")
         if self.row_factory is not None:
             cursor.row_factory = self.row_factory
@@ -222,7 +219,7 @@ class Connection:
 
     @property
     def total_changes(self) -> int:
-        """The rows that this connection's statements have changed; what triggers do is not in it."""
+        """The rows that its statements have changed; what triggers do is not in it."""
         return self.link.engine().total_changes
 
     @property
@@ -287,7 +284,7 @@ class Connection:
     def set_trace_callback(self, trace_callback: Any) -> None:
         """For reads here, and for what goes to the server, as it was written."""
         self._register(("trace",), lambda reader: reader.set_trace_callback(trace_callback))
-        self.link.engine().trace = trace_callback
+        self.link.engine().trace = None if trace_callback is None else _quiet(trace_callback)
 
     def _register(self, what: tuple[object, ...], setting: Setting) -> None:
         """Apply it to the readers, or to a connection made for the purpose: it may be wrong."""
@@ -308,17 +305,17 @@ class Connection:
             raise sqlite3.NotSupportedError(_ELSEWHERE.format(what, self._objection))
         return readers
 
-    def enable_load_extension(self, enable: bool, /) -> None:  # noqa: FBT001
+    def enable_load_extension(self, enable: bool, /) -> None:
         """sqlite3.NotSupportedError: extensions are the configuration's."""
         self.link.engine()
         if enable:
             raise sqlite3.NotSupportedError(
-                "extensions are loaded by the endpoint: name them in the file's setting `extensions`"
+                "extensions are the endpoint's: name them in the file's setting `extensions`"
             )
 
     def load_extension(self, path: str, /, *, entrypoint: str | None = None) -> None:  # noqa: ARG002
         """sqlite3.NotSupportedError: extensions are the configuration's."""
-        self.enable_load_extension(True)  # noqa: FBT003
+        self.enable_load_extension(True)
 
     # The file itself
 
@@ -331,7 +328,9 @@ class Connection:
         """A blob, to be read here. sqlite3.NotSupportedError: it is to be written."""
         reader = self._fresh("blobopen")
         if not readonly:
-            raise sqlite3.NotSupportedError("blobopen works with readonly=True; UPDATE writes blobs")
+            raise sqlite3.NotSupportedError(
+                "blobopen works with readonly=True; UPDATE writes blobs"
+            )
         return reader.blobopen(table, column, row, readonly=True, name=name)
 
     def backup(
@@ -356,10 +355,11 @@ class Connection:
 
     def iterdump(self) -> Generator[str, None, None]:
         """The database as SQL."""
-        from sqlite3.dump import _iterdump  # noqa: PLC0415, PLC2701
+        from sqlite3 import dump  # noqa: PLC0415
 
         self.link.engine()
-        return _iterdump(self)
+        found: Generator[str, None, None] = dump._iterdump(self)  # type: ignore[attr-defined]  # noqa: SLF001
+        return found
 
     def serialize(self, *, name: str = "main") -> bytes:
         """What is committed, as the bytes of a file."""
@@ -369,7 +369,7 @@ class Connection:
         finally:
             reader.close()
 
-    def deserialize(self, data: Any, /, *, name: str = "main") -> None:
+    def deserialize(self, data: Any, /, *, name: str = "main") -> None:  # noqa: ARG002
         """sqlite3.NotSupportedError: others use the file."""
         self.link.engine()
         raise sqlite3.NotSupportedError("deserialize would replace a file that others use")
@@ -410,6 +410,16 @@ def name_of(database: Any, *, is_uri: bool) -> str:
             "a database in memory belongs to its process: open it with sqlite3.connect"
         )
     return name
+
+
+def _quiet(callback: Callable[[str], object]) -> Callable[[str], None]:
+    """As SQLite calls it: what it raises is ignored."""
+
+    def call(sql: str) -> None:
+        with suppress(Exception):
+            callback(sql)
+
+    return call
 
 
 def _compare_versions(said: Mapping[str, str]) -> None:

@@ -28,7 +28,7 @@ from txproxy.sqlite.protocol import Answer
 from txproxy.sqlite.rows import Rows
 from txproxy.sqlite.session import FIRST_ROWS, Session
 from txproxy.sqlite.statements import Kind, Statement
-from txproxy.wire.codes import IDLE
+from txproxy.wire.codes import IDLE, IN_FAILED
 
 Description = tuple[tuple[str, None, None, None, None, None, None], ...]
 
@@ -128,7 +128,9 @@ class Engine:
 
     def _read(self, readers: Readers, statement: Statement, parameters: Any) -> Outcome:
         try:
-            reader = self._snapshot(readers) if self._begun else readers.open(self.settings.values())
+            reader = (
+                self._snapshot(readers) if self._begun else readers.open(self.settings.values())
+            )
             if reader.connection.text_factory is not self.text_factory:
                 reader.connection.text_factory = self.text_factory
             cursor = reader.connection.execute(statement.sql, parameters)
@@ -201,7 +203,7 @@ class Engine:
         return changes
 
     def _batches(self, statement: Statement, parameters: Iterable[Any]) -> Iterable[list[bytes]]:
-        """What was given before an error of the iterator's, or of a value's, is run all the same."""
+        """What came before an error of the iterator's, or of a value's, is run all the same."""
         batch: list[bytes] = []
         size = 0
         iterator = iter(parameters)
@@ -255,6 +257,9 @@ class Engine:
         return changes
 
     def _raise(self, answer: Answer) -> None:
+        if self._session.status == IN_FAILED and failures.is_constraint(answer.fields):
+            # OR ROLLBACK, RAISE(ROLLBACK): it was asked for, and nobody expects a transaction.
+            self._session.run(self.statement("ROLLBACK"))
         if self._session.status == IDLE and self._savepoints is not None and not self._begun:
             self._over()  # SQLite has ended it
         if answer.fields is not None:
@@ -436,6 +441,8 @@ class Engine:
         """Leave the server, which rolls back, and close the readers."""
         self.refresh()
         self._open.clear()
+        if self._session.status != IDLE:
+            self.rollback()  # and wait for it: whoever comes next is not to meet it
         self._session.close()
         if self.readers is not None:
             self.readers.close()

@@ -7,12 +7,15 @@ Source: https://docs.python.org/3/library/sqlite3.html#sqlite3-exceptions
 """
 
 import sqlite3
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 BUSY: Final = (5, "SQLITE_BUSY")
 BUSY_SNAPSHOT: Final = (517, "SQLITE_BUSY_SNAPSHOT")
 ABORT_ROLLBACK: Final = (516, "SQLITE_ABORT_ROLLBACK")
+CANTOPEN: Final = (14, "SQLITE_CANTOPEN")
+CONSTRAINT: Final = 19
 GENERIC: Final = (1, "SQLITE_ERROR")
 
 _CLASSES: Final[Mapping[int, type[Exception]]] = {
@@ -42,12 +45,14 @@ def lost(reason: str) -> sqlite3.OperationalError:
     return operational(reason, (10, "SQLITE_IOERR"))
 
 
-def of(fields: Mapping[str, str], functions: Set[str] = frozenset()) -> Exception:
+def of(fields: Mapping[str, str], functions: AbstractSet[str] = frozenset()) -> Exception:
     """The exception for an ErrorResponse; `functions`: lower-case names known to this process."""
     message = fields.get("M", "the server gave no message")
     if fields.get("C") == "42601" and message.startswith(_ONE_STATEMENT):
         return sqlite3.ProgrammingError(message)
     code = fields.get("L", "")
+    if fields.get("C") == "3D000":
+        return operational(f"unable to open database file: {message}", CANTOPEN)
     if not code.isdecimal():
         hint = fields.get("H", "")
         return operational(f"{message}: {hint}" if hint else message)
@@ -64,7 +69,13 @@ def of(fields: Mapping[str, str], functions: Set[str] = frozenset()) -> Exceptio
     return error
 
 
-def is_unknown_function(error: sqlite3.Error, functions: Set[str]) -> bool:
+def is_constraint(fields: Mapping[str, str] | None) -> bool:
+    """Whether an ErrorResponse, if there is one, is of a violated constraint."""
+    code = "" if fields is None else fields.get("L", "")
+    return code.isdecimal() and int(code) & 0xFF == CONSTRAINT
+
+
+def is_unknown_function(error: sqlite3.Error, functions: AbstractSet[str]) -> bool:
     """Whether the server misses a function that this process has; the names are lower-case."""
     return _unknown_function(str(error)) in functions
 

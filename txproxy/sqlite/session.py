@@ -9,12 +9,11 @@ Statements are Parsed under a name the first time they run, in the same send; re
 longer than a first helping stay behind in a portal.
 """
 
-import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from txproxy.sqlite import failures
+from txproxy.sqlite import failures, forks
 from txproxy.sqlite.protocol import Answer, LostError, Wire
 from txproxy.sqlite.statements import Kind, Statement
 from txproxy.wire import encode, values
@@ -27,16 +26,6 @@ _LONG_TEXT: Final = 65_536  # letters of a statement that is not worth a name on
 _FORMAT: Final = b"\0\1" + values.FORMAT.to_bytes(2, "big")
 _RUN: Final = _FORMAT + encode.EXECUTE_UNNAMED + encode.SYNC  # behind a Bind's parameters
 _DESCRIBE_UNNAMED: Final = encode.message(b"D", b"P\0")
-
-_forks = 0
-
-
-def _forked() -> None:
-    global _forks  # noqa: PLW0603
-    _forks += 1
-
-
-os.register_at_fork(after_in_child=_forked)
 
 
 class Portal:
@@ -70,8 +59,8 @@ class Portal:
 class Session:
     """What one connection of the client's has on the server.
 
-    `open` comes first. `epoch` counts sessions from 1. sqlite3.OperationalError from everything: nobody
-    listens there, or what was begun is lost.
+    `open` comes first. `epoch` counts sessions from 1. sqlite3.OperationalError from everything:
+    nobody listens there, or what was begun is lost.
     """
 
     def __init__(self, address: str, said: dict[str, str]) -> None:
@@ -79,10 +68,11 @@ class Session:
         self._said = said
         self._opened: Callable[[dict[str, str]], None] = lambda _: None
         self._wire: Wire | None = None
-        self._forks = _forks
+        self._forks = forks.count
         self._abandoned: list[bytes] = []  # whole Close messages, sent with what comes next
         self._names = 0
         self._free_portals: list[bytes] = []
+        self._used_portals: set[bytes] = set()  # those of them that the server may still have
         self.epoch = 0
 
     def open(self, opened: Callable[[dict[str, str]], None]) -> None:
@@ -100,9 +90,9 @@ class Session:
 
     def was_inherited(self) -> bool:
         """After a fork: leave what the parent has. True: there was something to leave."""
-        if self._forks == _forks:
+        if self._forks == forks.count:
             return False
-        self._forks = _forks
+        self._forks = forks.count
         self._lose()
         return True
 
@@ -111,7 +101,7 @@ class Session:
         self.epoch += 1
         self._wire = wire
         self._abandoned.clear()
-        self._free_portals.clear()
+        self._used_portals.clear()
         wire.has_changed = False
         self._opened(wire.parameters)
         return wire
@@ -137,9 +127,10 @@ class Session:
         An error of SQLite's is in the answer.
         """
         name = self._portal_name() if rows else b""
+        again = _close(name) if name in self._used_portals else b""
 
         def message() -> bytes:
-            return self._opening(before) + self._execution(statement, bound, name, rows)
+            return again + self._opening(before) + self._execution(statement, bound, name, rows)
 
         known = statement.epoch
         answer = self._ask(message, repeatable=statement.kind is Kind.READ and not before)
@@ -149,6 +140,7 @@ class Session:
         if answer.suspended:
             return answer, Portal(self, name, self.epoch)
         self._free_portals.append(name)
+        self._used_portals.add(name)
         return answer, None
 
     def run_many(
@@ -276,20 +268,20 @@ class Session:
     def close_portal(self, portal: bytes, epoch: int) -> None:
         """Close a portal of the session of that number, with what is sent next."""
         if epoch == self.epoch:
-            self._abandoned.append(encode.message(b"C", b"P" + portal + b"\0"))
+            self._abandoned.append(_close(portal))
 
     # Its end
 
     def cancel(self) -> None:
         """Interrupt what runs."""
-        if self._wire is not None and self._forks == _forks:
+        if self._wire is not None and self._forks == forks.count:
             self._wire.cancel()
 
     def close(self) -> None:
         """Leave; an open transaction is rolled back by the server."""
         if self._wire is None:
             return
-        if self._forks == _forks:
+        if self._forks == forks.count:
             self._wire.terminate()
         self._lose()
 
@@ -300,6 +292,10 @@ def _execute(portal: bytes, rows: int) -> bytes:
 
 def _describe(portal: bytes) -> bytes:
     return _DESCRIBE_UNNAMED if not portal else encode.message(b"D", b"P" + portal + b"\0")
+
+
+def _close(portal: bytes) -> bytes:
+    return encode.message(b"C", b"P" + portal + b"\0")
 
 
 def _unnamed(sql: str) -> bytes:
