@@ -33,7 +33,7 @@ def test_a_file_that_is_replaced(shared: Endpoint, database: str) -> None:
     path = shared.path(database)
     with Raw(shared, database) as client:
         client.rows("INSERT INTO t (b) VALUES ('old')")
-        os.rename(path, f"{path}.old")
+        path.rename(f"{path}.old")
         shared.create(database, TABLE)
         # Acknowledged, they would go into a file that nobody finds.
         for sql in ("INSERT INTO t (b) VALUES ('new')", "BEGIN IMMEDIATE", "CREATE TABLE u (x)"):

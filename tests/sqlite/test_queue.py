@@ -20,7 +20,7 @@ def test_it_is_first_come_first_served(shared: Endpoint, database: str) -> None:
             if i % 2:
                 client.run("BEGIN")
             client.begin_run("INSERT INTO t (b) VALUES (?)", i)
-            eventually(lambda n=i: shared.file(database).get("queue") == n + 1)
+            shared.queues(database, i + 1)
         holder.run("COMMIT")
         for i, client in enumerate(clients):
             assert not client.read().errors
@@ -71,7 +71,7 @@ def test_cancel_in_the_queue(shared: Endpoint, database: str) -> None:
         holder.run("BEGIN IMMEDIATE")
         for sql in ("INSERT INTO t (b) VALUES (1)", "BEGIN IMMEDIATE"):
             client.begin_run(sql)
-            eventually(lambda: shared.file(database)["queue"] == 1)
+            shared.queues(database, 1)
             shared.tell({"do": "cancel", "id": client.number})
             reply = client.read()
             assert (reply.errors[0]["L"], reply.status) == ("9", "I")

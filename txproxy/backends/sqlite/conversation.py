@@ -14,7 +14,7 @@ import apsw
 
 from txproxy.backends.sqlite import calls, replies, requests
 from txproxy.backends.sqlite.backup import COMMAND, COPY_DONE, COPY_OUT, Backup
-from txproxy.backends.sqlite.calls import Call, Portal
+from txproxy.backends.sqlite.calls import Call, Portal, Prepared
 from txproxy.backends.sqlite.course import Course
 from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
 from txproxy.backends.sqlite.file import File
@@ -26,18 +26,6 @@ from txproxy.wire.codes import BIND, CLOSE, DESCRIBE, EXECUTE, FLUSH, PARSE, QUE
 _STATEMENTS: Final = 5000  # prepared ones of a session
 _PORTALS: Final = 1000
 _TEXTS: Final = 64 << 20  # bytes of their texts
-
-
-class Prepared:
-    """What Parse has said; looked at when it is needed first, and when the schema has changed."""
-
-    __slots__ = ("generation", "oids", "sql", "statement")
-
-    def __init__(self, sql: bytes, oids: tuple[int, ...]) -> None:
-        self.sql = sql
-        self.oids = oids
-        self.statement: Statement | None = None
-        self.generation = 0
 
 
 class _Sync:
@@ -62,6 +50,7 @@ class Conversation:
         self._go = go
         self._out: list[bytes | Call | _Sync] = []
         self._prepared: dict[bytes, Prepared] = {}
+        self._unnamed: Prepared | None = None  # shared with others who parse the same
         self._texts = 0
         self.portals: dict[bytes, Portal] = {}
         self._script: bytes | None = None  # what is left of a Query
@@ -100,49 +89,57 @@ class Conversation:
     # Extended protocol.
 
     def _parse(self, body: bytes) -> bool:
-        message = requests.parse(body)
-        if message.name and self.course.job is not None:
+        if body[:1] == b"\0":
+            self._unnamed = self._file.parsed(body)
+        elif self.course.job is not None:
             return False
-        if message.name in self._prepared and message.name:
-            raise TxproxyError("the prepared statement exists already", sqlstate="42P05")
-        self._forget(message.name)
-        self._texts += len(message.sql)
-        if len(self._prepared) >= _STATEMENTS or self._texts > _TEXTS:
-            self._texts -= len(message.sql)
-            raise TxproxyError("too many prepared statements", sqlstate="54000")
-        self._prepared[message.name] = Prepared(message.sql, message.oids)
+        else:
+            self._name(requests.parse(body))
         self._out.append(encode.PARSE_COMPLETE)
         return True
 
+    def _name(self, message: requests.Parse) -> None:
+        if message.name in self._prepared:
+            raise TxproxyError("the prepared statement exists already", sqlstate="42P05")
+        texts = self._texts + len(message.sql)
+        if len(self._prepared) >= _STATEMENTS or texts > _TEXTS:
+            raise TxproxyError("too many prepared statements", sqlstate="54000")
+        self._texts = texts
+        self._prepared[message.name] = Prepared(message.sql, message.oids)
+
     def _forget(self, name: bytes) -> None:
+        if not name:
+            self._unnamed = None
         old = self._prepared.pop(name, None)
         if old is not None:
             self._texts -= len(old.sql)
 
     def _bind(self, body: bytes) -> bool:
         message = requests.bind(body)
-        if message.portal:
-            if self.course.job is not None:
-                return False
-            if message.portal in self.portals:
-                raise TxproxyError("the portal exists already", sqlstate="42P03")
-            if len(self.portals) >= _PORTALS:
-                raise TxproxyError("too many portals", sqlstate="54000")
         prepared = self._find(message.statement)
         statement = self._resolve(prepared)
-        if statement is None:
+        if statement is None or (message.portal and self.course.job is not None):
             return False
-        old = self.portals.get(message.portal)
-        if old is not None and old.rows is not None:
-            if self.course.job is not None:
-                return False
-            self.course.drop(old)
+        if message.portal:
+            self._check_name(message.portal)
+        else:
+            old = self.portals.get(b"")
+            if old is not None and old.rows is not None:
+                if self.course.job is not None:
+                    return False
+                self.course.drop(old)
         self.portals[message.portal] = _portal(statement, message, prepared.oids)
         self._out.append(encode.BIND_COMPLETE)
         return True
 
+    def _check_name(self, portal: bytes) -> None:
+        if portal in self.portals:
+            raise TxproxyError("the portal exists already", sqlstate="42P03")
+        if len(self.portals) >= _PORTALS:
+            raise TxproxyError("too many portals", sqlstate="54000")
+
     def _find(self, name: bytes) -> Prepared:
-        prepared = self._prepared.get(name)
+        prepared = self._prepared.get(name) if name else self._unnamed
         if prepared is None:
             raise TxproxyError("the prepared statement does not exist", sqlstate="26000")
         return prepared
@@ -274,7 +271,7 @@ class Conversation:
             self._out.append(_SYNC)
             return
         self._script = statement.rest.encode()
-        message = requests.Bind(b"", b"", (), [None] * _count(statement), ())
+        message = requests.Bind(b"", b"", False, (), [None] * _count(statement), ())
         portal = _portal(statement, message, ())
         if statement.columns:
             self._out.append(_description(portal))
@@ -334,7 +331,7 @@ class Conversation:
                 self._script = None
                 self._write(encode.ready(self.course.status))
             self._next_statement()
-        if not self.is_waiting:
+        if not self.course.is_waiting:
             self._reply()
             self._go()
 
@@ -412,11 +409,10 @@ def _count(statement: Statement) -> int:
 
 def _portal(statement: Statement, message: requests.Bind, oids: tuple[int, ...]) -> Portal:
     parameters = requests.parameters(message, oids)
-    is_private = requests.is_private(message)
-    expected = statement.parameters if is_private else _count(statement)
+    expected = statement.parameters if message.is_private else _count(statement)
     if len(parameters) != expected:
         raise ProtocolError(f"Bind has {len(parameters)} parameters, the statement {expected}")
-    if not is_private and expected:
+    if expected and not message.is_private:
         names = statement.parameter_names
         if names and all(name and name.isdecimal() for name in names):
             # SQLite gives $2 its index by where it stands first; PostgreSQL's clients count.

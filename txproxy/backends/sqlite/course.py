@@ -74,7 +74,6 @@ class Course:
         self._reader: Reader | None = None  # with the transaction's snapshot
         self._portals: list[Portal] = []  # that are open
         self._own_schema = 0  # changed by the transaction; no two are equal
-        self._changes = 0
         self.idle_since = monotonic()
         self.last: Statement | None = None
         self.statements = 0
@@ -153,6 +152,9 @@ class Course:
         if statement.kind is Kind.EMPTY:
             return encode.EMPTY_QUERY
         kind = self._classify(statement)
+        if kind == transaction.WRITE and self.tx.state == NONE:
+            self._unit(call)  # as the table says: this is the one that must be quick
+            return None
         if kind is None:
             return answer(self, portal)
         action = self.tx.decide(kind)
@@ -162,6 +164,8 @@ class Course:
 
     def _classify(self, statement: Statement) -> int | None:
         """None: it is answered without asking SQLite."""
+        if statement.kind is Kind.WRITE and not self.pragmas.query_only:
+            return transaction.WRITE
         if statement.kind is Kind.BEGIN:
             is_now = self._begins_now or statement.begins is not Begins.DEFERRED
             return transaction.BEGIN_NOW if is_now else transaction.BEGIN
@@ -359,6 +363,10 @@ class Course:
         self.job = None
         self.is_waiting = False
         self.idle_since = monotonic()
+        if job.kind == calls.UNIT and not self._is_gone:
+            if self.pragmas.defer_foreign_keys:
+                self.pragmas = self.pragmas.ended()
+            return True
         for each in job.calls:
             if each.outcome == SUSPENDED and each.portal not in self._portals:
                 self._portals.append(each.portal)
@@ -409,8 +417,7 @@ class Course:
         if job.in_transaction:
             self.tx.state = WRITING
             if job.changes_schema:
-                self._changes += 1
-                self._own_schema = self._changes
+                self._own_schema = self.file.own_schema()
         elif call.portal.statement.kind in _ENDINGS:
             self._over()
         else:

@@ -9,8 +9,8 @@ from typing import Final, Protocol
 
 import apsw
 
-from txproxy.backends.sqlite import calls, opening, replies, statements
-from txproxy.backends.sqlite.calls import Job
+from txproxy.backends.sqlite import calls, opening, replies, requests, statements
+from txproxy.backends.sqlite.calls import Job, Prepared
 from txproxy.backends.sqlite.errors import SqliteError, fields
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.owner import Owner
@@ -53,7 +53,10 @@ class File:
         self.late = 0  # jobs that have waited too long
         self.reaped = 0  # transactions that slept for too long
         self.rolled_back = 0  # of those that would have written
+        self._own_schemas = 0
         self._statements: dict[bytes, Statement] = {}
+        self._is_stale = False  # the inspector's schema, for all we know
+        self._parsed: dict[bytes, Prepared] = {}
         self._readers: list[Reader] = []
         self._idle: list[Reader] = []
         self._wanting: deque[Job] = deque()  # no reader is left for these
@@ -61,11 +64,9 @@ class File:
         self._checked = 0.0
         self.train: Train | None = None
         try:
-            commit = self._deliver
             if settings.has_train:
-                self.train = Train(path, self._deliver, self._reopen)
-                commit = self.train.board
-            self.writer = Writer(path, settings, self.tokens, self._deliver, commit)
+                self.train = Train(path, self._deliver)
+            self.writer = Writer(path, settings, self.tokens, self._deliver, self.train)
             self._open_inspector()
         except BaseException:
             self._owner.release()
@@ -73,6 +74,7 @@ class File:
 
     def _open_inspector(self) -> None:
         self._inspector, _ = opening.connect(self.path, self.settings, writes=False)
+        statements.refresh(self._inspector)
         self._inspector.set_busy_timeout(_INSPECTOR_PATIENCE)
         self._schema = self._inspector.pragma("schema_version")
         self.page_size = int(self._inspector.pragma("page_size"))
@@ -101,6 +103,7 @@ class File:
         """The first statement of a text. Raises what `statements.inspect` does, UnicodeError."""
         found = self._statements.get(sql)
         if found is None:
+            self._refresh()
             found = statements.inspect(self._inspector, sql.decode())
             if len(sql) < _LONG:
                 if len(self._statements) >= _STATEMENTS:
@@ -108,9 +111,39 @@ class File:
                 self._statements[sql] = found
         return found
 
+    def _refresh(self) -> None:
+        try:
+            statements.refresh(self._inspector)
+        except apsw.BusyError:  # off WAL, while somebody commits
+            if self._is_stale:
+                raise
+        else:
+            self._is_stale = False
+
+    def parsed(self, body: bytes) -> Prepared:
+        """What a Parse of the unnamed statement says: the same for all that send the same.
+
+        ProtocolError: it is malformed.
+        """
+        found = self._parsed.get(body)
+        if found is None:
+            message = requests.parse(body)
+            found = Prepared(message.sql, message.oids)
+            if len(body) < _LONG:
+                if len(self._parsed) >= _STATEMENTS:
+                    self._parsed.clear()
+                self._parsed[body] = found
+        return found
+
+    def own_schema(self) -> int:
+        """A number for what a transaction makes of the schema: no two have the same."""
+        self._own_schemas += 1
+        return self._own_schemas
+
     def schema_changed(self) -> None:
         """What was known of statements may not be true any more."""
         self.generation += 1
+        self._is_stale = True
         self._statements.clear()
 
     # Writing.
@@ -188,7 +221,9 @@ class File:
         def run(writer: Writer) -> None:
             found: Statement | Exception
             try:
-                found = statements.inspect(writer.connect(), sql.decode())
+                connection = writer.connect()
+                statements.refresh(connection)
+                found = statements.inspect(connection, sql.decode())
             except Exception as error:  # noqa: BLE001 - it is told to whoever has asked
                 found = error
             self._loop.call_soon_threadsafe(then, found)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -88,11 +89,8 @@ class Process:
 
     async def _refuse(self, client: Client, sock: socket.socket, why: Fields) -> None:
         self._log("warning", "sqlite_refused", database=client.database, error=why.message)
-        with sock:
-            try:
-                await self._loop.sock_sendall(sock, replies.error(why, "FATAL"))
-            except OSError:
-                pass
+        with sock, contextlib.suppress(OSError):
+            await self._loop.sock_sendall(sock, replies.error(why, "FATAL"))
         self._channel.tell({"is": "closed", "id": client.number})
 
     async def _file(self, path: str, settings: dict[str, Any]) -> File:

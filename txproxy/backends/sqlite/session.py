@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from struct import Struct
 from typing import Any, Final, Protocol, cast
 
 import apsw
@@ -16,6 +17,7 @@ from txproxy.wire.codes import IDLE, TERMINATE, client_limits
 
 _HELD: Final = 1 << 20  # bytes of messages that wait; then the client has to
 _LIMITS: Final = client_limits()
+_HEAD: Final = Struct("!BI").unpack_from  # of a message: its type, its length
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,11 @@ class Session(asyncio.Protocol):
         }
 
     def data_received(self, data: bytes) -> None:
-        self._parts.append(data)
         self._size += len(data)
+        if not self._parts and not self.conversation.is_waiting:
+            self._take(data)
+            return
+        self._parts.append(data)
         if not self.conversation.is_waiting:
             if self._size >= self._needed:
                 self._go()
@@ -113,34 +118,39 @@ class Session(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _go(self) -> None:
-        """Take what has come, as far as nothing has to be waited for."""
+        """Go on, with what has come meanwhile."""
+        if self._parts:
+            data = b"".join(self._parts)
+            self._parts = []
+            self._take(data)
+        if not self._is_reading and not self.conversation.is_waiting and not self._is_closing:
+            self._is_reading = True
+            self._transport.resume_reading()
+
+    def _take(self, data: bytes) -> None:
+        """Take messages, as far as nothing has to be waited for; keep the rest."""
         conversation = self.conversation
-        course = conversation.course
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         at = 0
         end = len(data)
         self._needed = 0
-        while not course.is_waiting and end - at >= 5:
-            kind = data[at]
-            length = int.from_bytes(data[at + 1 : at + 5])
-            if kind == TERMINATE:
-                self.close()
-                return
+        while end - at >= 5 and not conversation.is_waiting:
+            kind, length = _HEAD(data, at)
             if not 4 <= length <= _LIMITS[kind]:
                 self.die(Fields("08P01", 21, "SQLITE_MISUSE", "invalid message from the client"))
                 return
             if end - at <= length:
                 self._needed = length + 1
                 break
+            if kind == TERMINATE:
+                self.close()
+                return
             if not conversation.take(kind, data[at + 5 : at + 1 + length]):
                 break
             at += length + 1
-        self._parts = [data[at:]] if at < end else []
         self._size = end - at
+        if at < end:
+            self._parts.append(data[at:])
         conversation.submit()
-        if not self._is_reading and not course.is_waiting and not self._is_closing:
-            self._is_reading = True
-            self._transport.resume_reading()
 
     def _write(self, data: bytes) -> None:
         if not self._is_closing:

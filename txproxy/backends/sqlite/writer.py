@@ -26,6 +26,7 @@ from txproxy.backends.sqlite.running import CEILING, NO_CEILING, Cursors, run
 from txproxy.backends.sqlite.security import Guard
 from txproxy.backends.sqlite.statements import Kind
 from txproxy.backends.sqlite.tokens import Tokens
+from txproxy.backends.sqlite.train import Train
 
 _NAP: Final = 0.001  # seconds between two looks at another process' lock, growing
 _LONGEST_NAP: Final = 0.01
@@ -50,19 +51,20 @@ class Counters:
 
 
 class Writer:
-    """`deliver` is called in its thread with jobs that were run, `commit` with those of them that
-    have committed something.
+    """`deliver` is called in its thread with jobs that were run, but for those that have committed
+    something and go with the train, if there is one.
     """
 
     def __init__(
-        self, path: str, settings: Settings, tokens: Tokens, deliver: Deliver, commit: Deliver
+        self, path: str, settings: Settings, tokens: Tokens, deliver: Deliver, train: Train | None
     ) -> None:
         """Opens the file. Raises what that raises."""
         self._path = path
         self._settings = settings
         self._tokens = tokens
         self._deliver = deliver
-        self._commit = commit
+        self._train = train
+        self._commit = deliver if train is None else train.board
         self._inbox: SimpleQueue[Job | Callable[[], None] | None] = SimpleQueue()
         self._connection: apsw.Connection | None = None
         self._guard: Guard
@@ -128,6 +130,8 @@ class Writer:
             self._connection.close(force=True)
             self._connection = None
             self._tokens.release()
+            if self._train is not None:
+                self._train.reopen()
 
     def roll_back(self) -> None:
         """End the holder's transaction."""
@@ -145,7 +149,8 @@ class Writer:
 
     def _serve(self) -> None:
         while not self._is_closing:
-            batch = self._tokens.next()
+            # What was put in comes first: RECONNECT must not wait for a queue that never ends.
+            batch = self._tokens.next() if self._inbox.empty() else []
             if batch:
                 self._take(batch)
                 continue
@@ -192,10 +197,19 @@ class Writer:
                 hint="RECONNECT opens what is there now",
             )
         self._until = min((job.deadline for job in batch if job.deadline), default=0.0)
+        if self._train is not None and self._train.is_broken:
+            self._repair(connection, self._train)
         wait = monotonic() - batch[0].since
         self.counters.longest_wait = max(self.counters.longest_wait, wait)
         self._apply(connection, batch[0].pragmas)
         return connection
+
+    def _repair(self, connection: apsw.Connection, train: Train) -> None:
+        connection.execute("BEGIN IMMEDIATE")  # no other process may write into the WAL meanwhile
+        try:
+            train.repair()
+        finally:
+            connection.execute("ROLLBACK")
 
     def _apply(self, connection: apsw.Connection, pragmas: SessionPragmas) -> None:
         if pragmas is not self._applied and pragmas != self._applied:
