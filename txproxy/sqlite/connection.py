@@ -30,6 +30,7 @@ log = logging.getLogger("txproxy.sqlite")
 HOST: Final = "/run/txproxy"
 PORT: Final = 6432
 
+_LEAST_TIMEOUT: Final = 50  # ms; to see that nobody waits takes a moment, the queue is not here
 _ELSEWHERE: Final = "{} needs a reader in this process, and the server reads: {}"
 _said: set[tuple[str, str]] = set()  # what has been logged, once for each file
 
@@ -96,7 +97,7 @@ class Connection:
             "database": self._database,
             "client_encoding": "UTF8",
             "application_name": os.path.basename(sys.argv[0] if sys.argv else ""),  # noqa: PTH119
-            "busy_timeout": str(max(0, int(timeout * 1000))),
+            "busy_timeout": str(max(_LEAST_TIMEOUT, int(timeout * 1000))),
         }
         session = Session(address_of(host, port), said)
         engine = Engine(session, detect_types, cached_statements)
