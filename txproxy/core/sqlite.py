@@ -206,7 +206,7 @@ def about_reaped(
     client: FileClient, before: SessionReport, now: SessionReport, limit: float
 ) -> dict[str, object]:
     """A transaction that was ended while its client slept, for the log. What it was is known from
-    the report before, so the times may be a second short.
+    the reports before and after, so the times may be a second off.
 
     `limit` is idle_transaction_timeout, in seconds: who was ended sooner kept others waiting.
     """
