@@ -18,6 +18,7 @@ Value = int | float | str | bytes
 
 _INTEGER: Final = Struct("!cq")
 _REAL: Final = Struct("!cd")
+_INT64: Final = Struct("!q")
 _FLOAT64: Final = Struct("!d")
 _SIZE: Final = 9  # of a tag and a number
 
@@ -42,9 +43,8 @@ def decode(data: bytes) -> Value:
         return data[1:].decode()
     if tag == b"b":
         return data[1:]
-    if len(data) == _SIZE:
-        if tag == b"i":
-            return int.from_bytes(data[1:], signed=True)
-        if tag == b"f":
-            return float(_FLOAT64.unpack_from(data, 1)[0])
-    raise ValueError("not a value of the SQLite format")
+    if len(data) != _SIZE or tag not in {b"i", b"f"}:
+        raise ValueError("not a value of the SQLite format")
+    if tag == b"i":
+        return int(_INT64.unpack_from(data, 1)[0])
+    return float(_FLOAT64.unpack_from(data, 1)[0])

@@ -15,14 +15,9 @@ BINARY: Final = 1
 
 _INT16: Final = Struct("!H")
 _INT32: Final = Struct("!i")
-<<<<<<< HEAD
-_PRIVATE: Final = (values.FORMAT,)  # for all
-_PRIVATE_CODES: Final = b"\0\1" + _INT16.pack(values.FORMAT)
-=======
 _NULL: Final = 0xFFFFFFFF
 _PRIVATE_ONLY: Final[tuple[int, ...]] = (values.FORMAT,)
 _PRIVATE: Final = struct.pack("!HH", 1, values.FORMAT)  # one code, for all
->>>>>>> w-s1
 
 Parameter = int | float | str | bytes | None
 
@@ -113,13 +108,8 @@ def target(body: bytes) -> tuple[bytes, bytes]:
 
 def parameters(bound: Bind, oids: tuple[int, ...]) -> list[Parameter]:
     """The values of a Bind, of the types that Parse has named."""
-<<<<<<< HEAD
-    if bound.formats == _PRIVATE:
-        return [None if raw is None else _private(raw) for raw in bound.parameters]
-=======
     if bound.is_private:
         return bound.parameters
->>>>>>> w-s1
     formats = bound.formats
     found: list[Parameter] = []
     for i, raw in enumerate(bound.parameters):
@@ -129,15 +119,6 @@ def parameters(bound: Bind, oids: tuple[int, ...]) -> list[Parameter]:
     return found
 
 
-<<<<<<< HEAD
-def is_private(bound: Bind) -> bool:
-    """Whether all parameters are in the private format: they come in SQLite's own order."""
-    formats = bound.formats
-    return formats == _PRIVATE or (bool(formats) and set(formats) == {values.FORMAT})
-
-
-=======
->>>>>>> w-s1
 def _parameter(raw: bytes, code: int, oid: tuple[int, ...]) -> Parameter:
     if code == values.FORMAT:
         return _private(raw)
@@ -198,8 +179,6 @@ def _string(body: bytes, start: int) -> tuple[bytes, int]:
 
 def _codes(body: bytes, at: int) -> tuple[tuple[int, ...], int]:
     """Format codes."""
-    if body[at : at + 4] == _PRIVATE_CODES:
-        return _PRIVATE, at + 4
     count = _INT16.unpack_from(body, at)[0]
     if count == 0:
         return (), at + 2
