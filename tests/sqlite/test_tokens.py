@@ -107,10 +107,8 @@ def test_back_to_the_head() -> None:
     for each in (first, second, third):
         tokens.ask(each)
     assert tokens.next() == [first]
-    assert first.is_taken
     tokens.put_back([first])
-    assert not first.is_taken
-    assert tokens.holder is None
+    assert (first.is_taken, tokens.holder) == (False, None)
     assert tokens.next() == [first]
     tokens.release()
     batch = tokens.next()

@@ -12,20 +12,19 @@ from typing import Final
 
 import apsw
 
-from txproxy.backends.sqlite import calls, replies, requests
+from txproxy.backends.sqlite import binding, calls, replies, requests
 from txproxy.backends.sqlite.backup import COMMAND, COPY_DONE, COPY_OUT, Backup
 from txproxy.backends.sqlite.calls import Call, Portal, Prepared
 from txproxy.backends.sqlite.course import Course
 from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
 from txproxy.backends.sqlite.file import File
+from txproxy.backends.sqlite.prepared import PreparedStatements
 from txproxy.backends.sqlite.statements import Kind, Statement
 from txproxy.errors import ProtocolError, TxproxyError
 from txproxy.wire import encode
 from txproxy.wire.codes import BIND, CLOSE, DESCRIBE, EXECUTE, FLUSH, PARSE, QUERY, SYNC
 
-_STATEMENTS: Final = 5000  # prepared ones of a session
 _PORTALS: Final = 1000
-_TEXTS: Final = 64 << 20  # bytes of their texts
 
 
 class _Sync:
@@ -49,9 +48,7 @@ class Conversation:
         self._write = write
         self._go = go
         self._out: list[bytes | Call | _Sync] = []
-        self._prepared: dict[bytes, Prepared] = {}
-        self._unnamed: Prepared | None = None  # shared with others who parse the same
-        self._texts = 0
+        self._prepared = PreparedStatements()
         self.portals: dict[bytes, Portal] = {}
         self._script: bytes | None = None  # what is left of a Query
         self._is_skipping = False
@@ -90,33 +87,17 @@ class Conversation:
 
     def _parse(self, body: bytes) -> bool:
         if body[:1] == b"\0":
-            self._unnamed = self._file.parsed(body)
+            self._prepared.unnamed = self._file.parsed(body)
         elif self.course.job is not None:
             return False
         else:
-            self._name(requests.parse(body))
+            self._prepared.add(requests.parse(body))
         self._out.append(encode.PARSE_COMPLETE)
         return True
 
-    def _name(self, message: requests.Parse) -> None:
-        if message.name in self._prepared:
-            raise TxproxyError("the prepared statement exists already", sqlstate="42P05")
-        texts = self._texts + len(message.sql)
-        if len(self._prepared) >= _STATEMENTS or texts > _TEXTS:
-            raise TxproxyError("too many prepared statements", sqlstate="54000")
-        self._texts = texts
-        self._prepared[message.name] = Prepared(message.sql, message.oids)
-
-    def _forget(self, name: bytes) -> None:
-        if not name:
-            self._unnamed = None
-        old = self._prepared.pop(name, None)
-        if old is not None:
-            self._texts -= len(old.sql)
-
     def _bind(self, body: bytes) -> bool:
         message = requests.bind(body)
-        prepared = self._find(message.statement)
+        prepared = self._prepared.find(message.statement)
         statement = self._resolve(prepared)
         if statement is None or (message.portal and self.course.job is not None):
             return False
@@ -128,7 +109,7 @@ class Conversation:
                 if self.course.job is not None:
                     return False
                 self.course.drop(old)
-        self.portals[message.portal] = _portal(statement, message, prepared.oids)
+        self.portals[message.portal] = binding.portal(statement, message, prepared.oids)
         self._out.append(encode.BIND_COMPLETE)
         return True
 
@@ -137,12 +118,6 @@ class Conversation:
             raise TxproxyError("the portal exists already", sqlstate="42P03")
         if len(self.portals) >= _PORTALS:
             raise TxproxyError("too many portals", sqlstate="54000")
-
-    def _find(self, name: bytes) -> Prepared:
-        prepared = self._prepared.get(name) if name else self._unnamed
-        if prepared is None:
-            raise TxproxyError("the prepared statement does not exist", sqlstate="26000")
-        return prepared
 
     def _resolve(self, prepared: Prepared) -> Statement | None:
         """What it is; None: the message is to be taken again, when that is known."""
@@ -174,14 +149,14 @@ class Conversation:
         kind, name = requests.target(body)
         if kind == b"P":
             portal = self._portal(name)
-            self._out.append(_description(portal))
+            self._out.append(binding.description(portal))
             return True
         if self.course.job is not None:
             return False
-        statement = self._resolve(self._find(name))
+        statement = self._resolve(self._prepared.find(name))
         if statement is None:
             return False
-        self._out.append(encode.parameter_description([_TEXT] * _count(statement)))
+        self._out.append(encode.parameter_description([_TEXT] * binding.count(statement)))
         if statement.columns:
             formats = (0,) * len(statement.columns)
             self._out.append(replies.row_description(statement.columns, formats, private=False))
@@ -215,7 +190,7 @@ class Conversation:
             if portal is not None:
                 self.course.drop(portal)
         else:
-            self._forget(name)
+            self._prepared.forget(name)
         self._out.append(encode.CLOSE_COMPLETE)
         return True
 
@@ -225,7 +200,11 @@ class Conversation:
     def _sync(self, _: bytes) -> bool:
         self._is_skipping = False
         self._out.append(_SYNC)
-        self.submit()
+        course = self.course
+        if course.job is not None:
+            course.submit()
+        else:
+            self._reply()
         return True
 
     # Simple protocol.
@@ -271,10 +250,10 @@ class Conversation:
             self._out.append(_SYNC)
             return
         self._script = statement.rest.encode()
-        message = requests.Bind(b"", b"", False, (), [None] * _count(statement), ())
-        portal = _portal(statement, message, ())
+        message = requests.Bind(b"", b"", False, (), [None] * binding.count(statement), ())
+        portal = binding.portal(statement, message, ())
         if statement.columns:
-            self._out.append(_description(portal))
+            self._out.append(binding.description(portal))
         self._run(Call(portal))
 
     def _begin_backup(self) -> None:
@@ -397,40 +376,6 @@ class Conversation:
 
 
 _TEXT: Final = 25
-
-
-def _count(statement: Statement) -> int:
-    """Parameters as a client counts them: $2 alone is the second of two."""
-    names = statement.parameter_names
-    if names and all(name and name.isdecimal() for name in names):
-        return max(statement.parameters, *(int(name or 0) for name in names))
-    return statement.parameters
-
-
-def _portal(statement: Statement, message: requests.Bind, oids: tuple[int, ...]) -> Portal:
-    parameters = requests.parameters(message, oids)
-    expected = statement.parameters if message.is_private else _count(statement)
-    if len(parameters) != expected:
-        raise ProtocolError(f"Bind has {len(parameters)} parameters, the statement {expected}")
-    if expected and not message.is_private:
-        names = statement.parameter_names
-        if names and all(name and name.isdecimal() for name in names):
-            # SQLite gives $2 its index by where it stands first; PostgreSQL's clients count.
-            parameters = [parameters[int(name or 0) - 1] for name in names]
-    columns = statement.columns
-    if not columns:
-        return Portal(statement, tuple(parameters), (), None)
-    formats = replies.formats_for(message.results, len(columns))
-    return Portal(statement, tuple(parameters), formats, replies.encoder(columns, formats))
-
-
-def _description(portal: Portal) -> bytes:
-    columns = portal.statement.columns
-    if not columns:
-        return encode.NO_DATA
-    private = replies.is_private(portal.formats)
-    return replies.row_description(columns, portal.formats, private)
-
 
 _TAKE: Final[dict[int, Callable[[Conversation, bytes], bool]]] = {
     PARSE: Conversation._parse,  # noqa: SLF001 - its own

@@ -11,7 +11,7 @@ import apsw
 
 from txproxy.backends.sqlite import calls, opening, replies, requests, statements
 from txproxy.backends.sqlite.calls import Job, Prepared
-from txproxy.backends.sqlite.errors import SqliteError, fields
+from txproxy.backends.sqlite.failures import LOCKED
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.owner import Owner
 from txproxy.backends.sqlite.reader import Reader
@@ -44,6 +44,7 @@ class File:
     def __init__(self, loop: asyncio.AbstractEventLoop, path: str, settings: Settings) -> None:
         self._loop = loop
         self.path = path
+        self.database = ""  # what the first client called it
         self.settings = settings
         self._owner = Owner(path)
         self.tokens = Tokens()
@@ -150,7 +151,6 @@ class File:
 
     def ask(self, job: Job) -> None:
         """Stand in the queue for the token."""
-        job.since = monotonic()
         if self.tokens.ask(job):
             self.writer.wake()
 
@@ -161,7 +161,6 @@ class File:
         if reader is None:
             reader = self._lease()
             if reader is None:
-                job.since = monotonic()
                 self._wanting.append(job)
                 return
         self._reader_of[job] = reader
@@ -275,7 +274,7 @@ class File:
 
     def _too_late(self, job: Job) -> None:
         self.late += 1
-        job.fail(_LOCKED)
+        job.fail(LOCKED)
         job.owner.finished(job)
 
     def _check_queries(self, now: float) -> None:
@@ -334,6 +333,3 @@ class File:
     def leased(self) -> list[Reader]:
         """The readers that sessions have leased."""
         return [reader for reader in self._readers if reader.leased]
-
-
-_LOCKED: Final = fields(SqliteError("database is locked", apsw.SQLITE_BUSY))

@@ -14,7 +14,7 @@ import apsw
 
 from txproxy.backends.sqlite import replies, report
 from txproxy.backends.sqlite.channel import Channel, Line
-from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
+from txproxy.backends.sqlite.errors import Fields, fields
 from txproxy.backends.sqlite.file import File
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.owner import SUFFIX
@@ -25,8 +25,6 @@ _TICK: Final = 0.05  # seconds
 _REPORT: Final = 20  # ticks
 _PATIENCE: Final = 5.0  # seconds for a statement to end after it was interrupted
 _STUCK: Final = 3  # exit status
-
-_CANCELLED: Final = fields(SqliteError("interrupted", apsw.SQLITE_INTERRUPT))
 
 
 class Process:
@@ -76,11 +74,12 @@ class Process:
         client = Client.of(line)
         sock.setblocking(False)
         try:
-            file = await self._file(client.path, line["file"])
+            file = await self._file(client.database, client.path, line["file"])
             session = Session(client, file, self)
             self._sessions[client.number] = session
             await self._loop.connect_accepted_socket(lambda: session, sock)
         except Exception as error:  # noqa: BLE001 - whatever opening the file raises
+            self._sessions.pop(client.number, None)
             await self._refuse(client, sock, _refusal(error, client))
             return
         rest = base64.b64decode(line["rest"])
@@ -93,12 +92,14 @@ class Process:
             await self._loop.sock_sendall(sock, replies.error(why, "FATAL"))
         self._channel.tell({"is": "closed", "id": client.number})
 
-    async def _file(self, path: str, settings: dict[str, Any]) -> File:
+    async def _file(self, database: str, path: str, settings: dict[str, Any]) -> File:
         real = _real(path)
         async with self._opening:
             if real not in self._files:
                 wanted = Settings.of(settings)
-                self._files[real] = await asyncio.to_thread(_open, self._loop, real, wanted)
+                opened = await asyncio.to_thread(_open, self._loop, real, wanted)
+                opened.database = database
+                self._files[real] = opened
             return self._files[real]
 
     def closed(self, session: Session) -> None:
@@ -109,7 +110,7 @@ class Process:
     def _cancel(self, line: Line) -> None:
         session = self._sessions.get(line["id"])
         if session is not None:
-            session.conversation.course.cancel(_CANCELLED)
+            session.conversation.course.cancel()
 
     def _close(self, line: Line) -> None:
         session = self._sessions.get(line["id"])

@@ -14,6 +14,7 @@ TEXT: Final = 0
 BINARY: Final = 1
 
 _INT16: Final = Struct("!H")
+_ALL_OF_UNNAMED: Final = bytes(5)
 _INT32: Final = Struct("!i")
 _NULL: Final = 0xFFFFFFFF
 _PRIVATE_ONLY: Final[tuple[int, ...]] = (values.FORMAT,)
@@ -92,6 +93,8 @@ def bind(body: bytes) -> Bind:
 
 def execute(body: bytes) -> tuple[bytes, int]:
     """Execute: the portal and the most rows, 0 for all."""
+    if body == _ALL_OF_UNNAMED:
+        return b"", 0
     portal, at = _string(body, 0)
     if len(body) != at + 4:
         raise _malformed("Execute")

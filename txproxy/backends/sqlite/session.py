@@ -106,7 +106,7 @@ class Session(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._size += len(data)
-        if not self._parts and not self.conversation.is_waiting:
+        if not self._parts and not self.conversation.course.is_waiting:
             self._take(data)
             return
         self._parts.append(data)
@@ -129,11 +129,12 @@ class Session(asyncio.Protocol):
 
     def _take(self, data: bytes) -> None:
         """Take messages, as far as nothing has to be waited for; keep the rest."""
-        conversation = self.conversation
+        take = self.conversation.take
+        course = self.conversation.course
         at = 0
         end = len(data)
         self._needed = 0
-        while end - at >= 5 and not conversation.is_waiting:
+        while end - at >= 5 and not course.is_waiting:
             kind, length = _HEAD(data, at)
             if not 4 <= length <= _LIMITS[kind]:
                 self.die(Fields("08P01", 21, "SQLITE_MISUSE", "invalid message from the client"))
@@ -144,13 +145,14 @@ class Session(asyncio.Protocol):
             if kind == TERMINATE:
                 self.close()
                 return
-            if not conversation.take(kind, data[at + 5 : at + 1 + length]):
+            if not take(kind, data[at + 5 : at + 1 + length]):
                 break
             at += length + 1
         self._size = end - at
         if at < end:
             self._parts.append(data[at:])
-        conversation.submit()
+        if not course.is_waiting:
+            self.conversation.submit()
 
     def _write(self, data: bytes) -> None:
         if not self._is_closing:

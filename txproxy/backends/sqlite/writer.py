@@ -19,7 +19,9 @@ import apsw
 from txproxy.backends.sqlite import calls, opening
 from txproxy.backends.sqlite.calls import MORE, Answers, Job
 from txproxy.backends.sqlite.checkpoints import Checkpoints
+from txproxy.backends.sqlite.counters import Counters
 from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
+from txproxy.backends.sqlite.failures import INTERRUPTED, REOPENED, STALE, UNKNOWN
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.pragmas import DEFAULTS, SessionPragmas
 from txproxy.backends.sqlite.running import CEILING, NO_CEILING, Cursors, run
@@ -33,21 +35,8 @@ _LONGEST_NAP: Final = 0.01
 _COMMIT_PATIENCE: Final = 10.0  # seconds for readers to let a commit through, off WAL
 
 _ENDINGS: Final = (Kind.COMMIT, Kind.ROLLBACK)
-_UNKNOWN: Final = "the outcome is unknown: the file could not be written or synced"
 
 Deliver = Callable[[list[Job]], None]
-
-
-class Counters:
-    """Since the file was opened; written by the writer's thread."""
-
-    def __init__(self) -> None:
-        self.commits = 0
-        self.batches = 0
-        self.batch_max = 0
-        self.writes = 0
-        self.busy_foreign = 0
-        self.longest_wait = 0.0  # seconds in the queue
 
 
 class Writer:
@@ -233,7 +222,7 @@ class Writer:
         late = [job for job in batch if job.cancelled or 0 < job.deadline <= now]
         self._tokens.put_back([job for job in batch if job not in late])
         for job in late:
-            job.fail(_INTERRUPTED if job.cancelled else busy)
+            job.fail(INTERRUPTED if job.cancelled else busy)
         self._deliver(late)
 
     def _fail(self, batch: list[Job], why: Fields) -> None:
@@ -280,7 +269,7 @@ class Writer:
         while True:
             call = job.calls[job.position]
             if job.cancelled:
-                job.fail(_INTERRUPTED)
+                job.fail(INTERRUPTED)
             else:
                 run(connection, call)
             if call.failure is not None:
@@ -329,7 +318,7 @@ class Writer:
             self._count(1)
             if job.failed and _is_io(job):
                 self._lost(batch[i : i + 1])
-                self._fail(batch[i + 1 :], _REOPENED)
+                self._fail(batch[i + 1 :], REOPENED)
                 batch = batch[:i]
                 break
         self._commit(batch)
@@ -345,7 +334,7 @@ class Writer:
             if call.failure is not None or job.is_at_end:
                 return
             job.position += 1
-        job.fail(_INTERRUPTED)
+        job.fail(INTERRUPTED)
 
     # A transaction that holds the token.
 
@@ -353,7 +342,7 @@ class Writer:
         if job.snapshot is not None and not job.snapshot.is_fresh():
             connection.execute("ROLLBACK")
             self._tokens.release()
-            job.fail(_STALE)
+            job.fail(STALE)
             self._deliver([job])
             return
         for name in job.savepoints:
@@ -364,7 +353,7 @@ class Writer:
     def _held(self, job: Job) -> None:
         connection = self._connection
         if connection is None:  # opened anew since
-            job.fail(_REOPENED)
+            job.fail(REOPENED)
             self._deliver([job])
             return
         self._until = monotonic() + _COMMIT_PATIENCE
@@ -400,7 +389,7 @@ class Writer:
             if call.failure is not None or call.outcome == MORE or job.is_at_end:
                 return kind is Kind.COMMIT
             job.position += 1
-        job.fail(_INTERRUPTED)
+        job.fail(INTERRUPTED)
         return False
 
     # When the file fails.
@@ -409,9 +398,8 @@ class Writer:
         """Nobody knows what of it is in the file; it is not tried again."""
         self.running = None
         self.disconnect()
-        unknown = Fields("08007", apsw.SQLITE_IOERR, "SQLITE_IOERR", _UNKNOWN)
         for job in batch:
-            job.fail(unknown)
+            job.fail(UNKNOWN)
         self._deliver(batch)
 
 
@@ -422,10 +410,3 @@ def _is_io(job: Job) -> bool:
 
 def _nothing() -> None:
     """Wakes the thread."""
-
-
-_INTERRUPTED: Final = fields(SqliteError("interrupted", apsw.SQLITE_INTERRUPT))
-_STALE: Final = fields(SqliteError("database is locked", apsw.SQLITE_BUSY_SNAPSHOT))
-_REOPENED: Final = fields(
-    SqliteError("the file had to be opened anew", apsw.SQLITE_IOERR, hint="Try again.")
-)
