@@ -78,15 +78,16 @@ def test_rows_left_are_there_after_commit_and_rollback(
 def test_rowcount_lastrowid_and_total_changes(shared: Endpoint, database: str) -> None:
     with client(shared, database) as db:
         cursor = db.cursor()
+
+        def after(sql: str) -> tuple[int, int]:
+            cursor.execute(sql)
+            return cursor.rowcount, cursor.lastrowid
+
         assert cursor.lastrowid is None
-        cursor.execute("INSERT INTO t VALUES (7, 1)")
-        assert (cursor.rowcount, cursor.lastrowid) == (1, 7)
-        cursor.execute("INSERT OR IGNORE INTO t VALUES (7, 1)")
-        assert (cursor.rowcount, cursor.lastrowid) == (0, 7)
-        cursor.execute("UPDATE t SET b = 2")
-        assert (cursor.rowcount, cursor.lastrowid) == (1, 7)
-        cursor.execute("SELECT * FROM t")
-        assert cursor.rowcount == -1
+        assert after("INSERT INTO t VALUES (7, 1)") == (1, 7)
+        assert after("INSERT OR IGNORE INTO t VALUES (7, 1)") == (0, 7)
+        assert after("UPDATE t SET b = 2") == (1, 7)
+        assert after("SELECT * FROM t") == (-1, 7)
         assert cursor.execute("INSERT INTO t (b) VALUES (3) RETURNING a, b").fetchall() == [(8, 3)]
         assert db.total_changes == 3
         assert db.execute("SELECT last_insert_rowid()").fetchone() == (8,)
@@ -268,9 +269,7 @@ def test_memory_is_the_processes_own(shared: Endpoint) -> None:
         connect(shared, ":memory:")
 
 
-def test_without_a_wal_the_server_reads(
-    tmp_path: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_a_wal_the_server_reads(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
     with Endpoint(tmp_path, journal_mode="delete") as endpoint:
         endpoint.create("a.db", "CREATE TABLE t (a)")
         with pytest.raises(sqlite3.OperationalError, match="cannot be read here: its journal mode"):

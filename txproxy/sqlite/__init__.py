@@ -9,10 +9,13 @@ where that is possible. Exceptions, adapters, converters and rows are `sqlite3`'
     session.py      what we have on the server: statements, portals; lost connections, forks
     forks.py        whether this is a child of the process that connected
     local.py        the readers of this process; place.py: whether there may be any
+    snapshot.py     the reader that a transaction has
     begun.py        a transaction that the server does not know of yet
     engine.py       where a statement runs, and in which transaction
     link.py         Python's implicit BEGINs, threads
-    adapters.py     values, out and in; failures.py: errors; rows.py: results; limits.py: limits
+    adapters.py     values, out and in; failures.py: errors; rows.py: results; changes.py: their counts
+    limits.py       limits
+    greeting.py     the server's version and ours
     cursor.py, connection.py    the DB-API
 
 A site's process runs no part of the proxy: nothing of txproxy is imported but wire and errors.

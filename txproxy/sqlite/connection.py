@@ -7,17 +7,14 @@ server it is the configuration's.
 Source: https://docs.python.org/3/library/sqlite3.html#connection-objects
 """
 
-import logging
 import os
 import sqlite3
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing, suppress
 from typing import Any, Final, Literal, Self, cast
-from urllib.parse import unquote
 
-from txproxy import __version__
-from txproxy.sqlite import limits, place
+from txproxy.sqlite import greeting, limits, place
 from txproxy.sqlite.cursor import Cursor
 from txproxy.sqlite.engine import Engine
 from txproxy.sqlite.link import LEGACY, Link, NoLink, checked_autocommit, checked_level
@@ -25,14 +22,11 @@ from txproxy.sqlite.local import Readers, Setting
 from txproxy.sqlite.protocol import address_of, user
 from txproxy.sqlite.session import Session
 
-log = logging.getLogger("txproxy.sqlite")
-
 HOST: Final = "/run/txproxy"
 PORT: Final = 6432
 
 _LEAST_TIMEOUT: Final = 50  # ms; to see that nobody waits takes a moment, the queue is not here
 _ELSEWHERE: Final = "{} needs a reader in this process, and the server reads: {}"
-_said: set[tuple[str, str]] = set()  # what has been logged, once for each file
 
 
 class Connection:
@@ -83,7 +77,7 @@ class Connection:
         checked_autocommit(autocommit)
         if reads not in {"auto", "local", "server"}:
             raise ValueError('reads must be "auto", "local" or "server"')
-        self._database = name_of(database, is_uri=uri)
+        self._database = place.name_of(database, is_uri=uri)
         self._reads = reads
         self._timeout = timeout
         self._detect_types = detect_types
@@ -111,7 +105,7 @@ class Connection:
 
     def _settle(self, engine: Engine, said: Mapping[str, str]) -> None:
         """Who reads, now that the server has said which file it holds."""
-        _compare_versions(said)
+        greeting.compare_versions(said)
         if self._reads == "server":
             return
         names = ("txproxy.file", "txproxy.file_id", "txproxy.journal_mode")
@@ -129,7 +123,7 @@ class Connection:
                 f"{self._database} cannot be read here: {self._objection}"
             )
         else:
-            _log_once(self._database, f"the server reads {self._database}: {self._objection}")
+            greeting.log_once(f"the server reads {self._database}: {self._objection}")
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__} {self._database!r}>"
@@ -221,7 +215,7 @@ class Connection:
     @property
     def total_changes(self) -> int:
         """The rows that its statements have changed; what triggers do is not in it."""
-        return self.link.engine().total_changes
+        return self.link.engine().changes.total
 
     @property
     def text_factory(self) -> Callable[[bytes], Any]:
@@ -390,27 +384,12 @@ class Connection:
         if limit >= 0:
             self._limits[category] = limits.smaller(category, limit)
         if category == sqlite3.SQLITE_LIMIT_SQL_LENGTH:
-            self.link.longest = self._limits[category]
+            self.link.limit(self._limits[category], self.link.most_variables)
         elif category == sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER:
-            self.link.most_variables = self._limits[category]
+            self.link.limit(self.link.longest, self._limits[category])
         else:
             self._register(("limit", category), lambda reader: reader.setlimit(category, limit))
         return before
-
-
-def name_of(database: Any, *, is_uri: bool) -> str:
-    """What the server knows it by. sqlite3.NotSupportedError: it is none that it could have."""
-    name = os.fsdecode(database)
-    if is_uri and name.startswith("file:"):
-        name, _, query = name.removeprefix("file:").partition("?")
-        if query and query not in {"mode=rw", "mode=rwc"}:
-            raise sqlite3.NotSupportedError(f"how the file is opened is the endpoint's: ?{query}")
-        name = unquote(name)
-    if name in {"", ":memory:"}:
-        raise sqlite3.NotSupportedError(
-            "a database in memory belongs to its process: open it with sqlite3.connect"
-        )
-    return name
 
 
 def _quiet(callback: Callable[[str], object]) -> Callable[[str], None]:
@@ -421,18 +400,3 @@ def _quiet(callback: Callable[[str], object]) -> Callable[[str], None]:
             callback(sql)
 
     return call
-
-
-def _compare_versions(said: Mapping[str, str]) -> None:
-    server = said.get("txproxy.version", __version__)
-    if server != __version__:
-        _log_once("", f"the endpoint is txproxy {server}, this is {__version__}")
-    server = said.get("txproxy.sqlite_version", sqlite3.sqlite_version)
-    if server != sqlite3.sqlite_version:
-        _log_once("", f"the endpoint has SQLite {server}, this Python {sqlite3.sqlite_version}")
-
-
-def _log_once(database: str, text: str) -> None:
-    if (database, text) not in _said:
-        _said.add((database, text))
-        log.warning("%s", text)

@@ -18,22 +18,20 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from weakref import WeakSet
 
 from txproxy.sqlite import adapters, failures
 from txproxy.sqlite.begun import Savepoints, no_such_savepoint
+from txproxy.sqlite.changes import Changes
 from txproxy.sqlite.local import Reader, Readers, Setting
 from txproxy.sqlite.protocol import Answer
 from txproxy.sqlite.rows import Rows
 from txproxy.sqlite.session import FIRST_ROWS, Session
+from txproxy.sqlite.snapshot import Snapshot
 from txproxy.sqlite.statements import Kind, Statement
 from txproxy.wire.codes import IDLE, IN_FAILED
 
-Description = tuple[tuple[str, None, None, None, None, None, None], ...]
-
-_BATCH_BYTES: Final = 1 << 17  # of one send of executemany
-_BATCH_RUNS: Final = 1000  # their answers must fit into what both sides buffer
 _LONG_TEXT: Final = 1 << 20  # letters of a statement that is not kept
 _ELSEWHERE: Final = frozenset((1, 8, 10, 14, 26))
 """ERROR, READONLY, IOERR, CANTOPEN, NOTADB of a reader here: let the server say what there is."""
@@ -49,7 +47,9 @@ class Outcome:
 
     __slots__ = ("changes", "description", "rows")
 
-    def __init__(self, description: Description | None, rows: Rows | None, changes: int) -> None:
+    def __init__(
+        self, description: adapters.Description | None, rows: Rows | None, changes: int
+    ) -> None:
         self.description = description
         self.rows = rows
         self.changes = changes
@@ -58,8 +58,7 @@ class Outcome:
 class Engine:
     """One connection's statements and transaction.
 
-    `readers` is None while the server reads. `last_rowid` is SQLite's last_insert_rowid of this
-    session, `total_changes` what its statements have changed.
+    `readers` is None while the server reads.
     """
 
     def __init__(self, session: Session, detect_types: int, cached_statements: int) -> None:
@@ -70,16 +69,14 @@ class Engine:
         self._open: WeakSet[Rows] = WeakSet()  # those with rows on the server
         self._begun = ""  # the BEGIN that is not sent yet
         self._savepoints: Savepoints | None = None
-        self._reader: Reader | None = None  # of this transaction
-        self._version = 0  # the data_version that it has read, if its snapshot has ended
+        self._snapshot: Snapshot | None = None  # what this transaction has read here
         self._failed = ""  # why nothing runs until the transaction is ended
         self.readers: Readers | None = None
         self.settings: dict[tuple[object, ...], Setting] = {}  # of every reader, by what it sets
         self.functions: set[str] = set()  # that readers know, lower-case
         self.trace: Callable[[str], object] | None = None  # of what goes to the server
         self.text_factory: Callable[[bytes], Any] = str
-        self.last_rowid = 0
-        self.total_changes = 0
+        self.changes = Changes()
 
     def __repr__(self) -> str:
         return f"<Engine begun={self._begun!r} failed={self._failed!r} {self._session}>"
@@ -89,11 +86,23 @@ class Engine:
         """Whether one is open, begun here or on the server, failed or not."""
         return bool(self._begun or self._failed) or self._session.status != IDLE
 
-    def statement(self, sql: str) -> Statement:
-        """The statement of that text, from the cache."""
+    def known(self, sql: str) -> Statement | None:
+        """The statement of that text, if it is in the cache."""
         found = self._statements.get(sql)
         if found is not None:
             self._statements.move_to_end(sql)
+        return found
+
+    def forget_statements(self) -> None:
+        """Look at each of them anew."""
+        for statement in self._statements.values():
+            self._session.forget(statement)
+        self._statements.clear()
+
+    def statement(self, sql: str) -> Statement:
+        """The statement of that text, from now on in the cache."""
+        found = self.known(sql)
+        if found is not None:
             return found
         found = Statement(sql)
         if self._cached and len(sql) < _LONG_TEXT:
@@ -106,7 +115,7 @@ class Engine:
     def refresh(self) -> None:
         """After a fork the transaction, and the readers, are the parent's."""
         if self._session.was_inherited():
-            self._reader = None
+            self._snapshot = None
             self._over()
             if self.readers is not None:
                 self.readers.leave()
@@ -128,9 +137,7 @@ class Engine:
 
     def _read(self, readers: Readers, statement: Statement, parameters: Any) -> Outcome:
         try:
-            reader = (
-                self._snapshot(readers) if self._begun else readers.open(self.settings.values())
-            )
+            reader = self._reader(readers) if self._begun else readers.open(self.settings.values())
             if reader.connection.text_factory is not self.text_factory:
                 reader.connection.text_factory = self.text_factory
             cursor = reader.connection.execute(statement.sql, parameters)
@@ -168,7 +175,7 @@ class Engine:
         if opening:
             self._arrived(answer, len(opening))
         self._raise(answer)
-        changes = self._count(answer.tags[len(opening) :])
+        changes = self.changes.count(answer.tags[len(opening) :])
         if answer.columns is None:
             return Outcome(None, None, changes)
         by_column = adapters.converters(answer.columns, self._detect_types)
@@ -182,12 +189,12 @@ class Engine:
         if portal is not None:
             self._open.add(found)
         names = [adapters.name_of(column, self._detect_types) for column in answer.columns]
-        return Outcome(description_of(names), found, changes)
+        return Outcome(adapters.description_of(names), found, changes)
 
     def run_many(self, statement: Statement, parameters: Iterable[Any]) -> int:
         """Run it with each of these; how many rows were changed."""
         changes = 0
-        for batch in self._batches(statement, parameters):
+        for batch in adapters.batches(statement.names, parameters):
             opening = self._opening()
             status = self._session.status
             try:
@@ -198,32 +205,9 @@ class Engine:
             if opening:
                 self._arrived(answer, len(opening))
             for tag in answer.tags[len(opening) :]:
-                changes += max(0, self._count([tag]))
+                changes += max(0, self.changes.count([tag]))
             self._raise(answer)
         return changes
-
-    def _batches(self, statement: Statement, parameters: Iterable[Any]) -> Iterable[list[bytes]]:
-        """What came before an error of the iterator's, or of a value's, is run all the same."""
-        batch: list[bytes] = []
-        size = 0
-        iterator = iter(parameters)
-        while True:
-            try:
-                one = next(iterator, None)
-                bound = None if one is None else adapters.bound(statement.names, one)
-            except BaseException:
-                if batch:
-                    yield batch
-                raise
-            if bound is None:
-                break
-            batch.append(bound)
-            size += len(bound)
-            if size > _BATCH_BYTES or len(batch) == _BATCH_RUNS:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
 
     def script(self, sql: str) -> None:
         """Run several statements, each by itself, in the transaction that is open."""
@@ -238,25 +222,12 @@ class Engine:
         except sqlite3.OperationalError:
             self._lost(status)
             raise
-        self._count(answer.tags)
+        self.changes.count(answer.tags)
         self._raise(answer)
 
-    def _count(self, tags: list[bytes]) -> int:
-        """The rows that the last statement changed; -1: it is none that changes rows."""
-        changes = -1
-        for tag in tags:
-            words = tag.split(b" ")
-            changes = -1
-            if words[0] == b"INSERT" and len(words) == 3:
-                changes = int(words[2])
-                if changes:
-                    self.last_rowid = int(words[1])
-            elif len(words) == 2 and words[0] in {b"UPDATE", b"DELETE"}:
-                changes = int(words[1])
-            self.total_changes += max(0, changes)
-        return changes
-
     def _raise(self, answer: Answer) -> None:
+        if answer.fields is None and (self._savepoints is None or self._session.status != IDLE):
+            return
         if self._session.status == IN_FAILED and failures.is_constraint(answer.fields):
             # OR ROLLBACK, RAISE(ROLLBACK): it was asked for, and nobody expects a transaction.
             self._session.run(self.statement("ROLLBACK"))
@@ -349,16 +320,9 @@ class Engine:
         self._begun = ""
         self._savepoints = None
         self._failed = ""
-        self._version = 0
-        self._release()
-
-    def _release(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is None or self.readers is None:
-            return
-        if reader.connection.in_transaction:
-            reader.connection.execute("COMMIT")
-        self.readers.release(reader)
+        if self._snapshot is not None:
+            self._snapshot.release()
+            self._snapshot = None
 
     def _keep_open(self) -> None:
         """COMMIT and ROLLBACK end the portals; what is left of them is fetched first."""
@@ -368,31 +332,20 @@ class Engine:
 
     # From here to the server
 
-    def _snapshot(self, readers: Readers) -> Reader:
-        """The begun transaction's reader, in its snapshot."""
-        reader = self._reader
-        if reader is None:
-            reader = self._reader = readers.lease(self.settings.values())
-        if not reader.connection.in_transaction:
-            reader.connection.execute("BEGIN")
-            if self._version and data_version(reader) != self._version:
-                reader.connection.execute("COMMIT")
-                self._stale()
-        return reader
+    def _reader(self, readers: Readers) -> Reader:
+        """The reader of the begun transaction, in its snapshot."""
+        if self._snapshot is None:
+            self._snapshot = Snapshot(readers, self.settings.values())
+        return self._snapshot.read() or self._stale()
 
     def _opening(self) -> list[str]:
         """What goes to the server in front of the next statement; the snapshot ends."""
         if not self._begun:
             return []
-        reader = self._reader
         begin = self._begun
-        if reader is not None:
+        if self._snapshot is not None:
+            self._snapshot.end()
             begin = "BEGIN IMMEDIATE"
-            if reader.connection.in_transaction:
-                for rows in list(reader.results):
-                    rows.keep()
-                self._version = data_version(reader)
-                reader.connection.execute("COMMIT")
         savepoints = self._savepoints.opening() if self._savepoints is not None else []
         return [begin, *savepoints]
 
@@ -411,17 +364,17 @@ class Engine:
                 self._over()  # as after a BEGIN IMMEDIATE that said "database is locked"
             return
         self._begun = ""
-        reader = self._reader
-        if reader is None:
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is None:
             return
-        if data_version(reader) != self._version:
+        is_stale = snapshot.is_stale()
+        snapshot.release()
+        if is_stale:
             if self._session.status != IDLE:
                 self._session.run(self.statement("ROLLBACK"))
             self._stale()
-        self._version = 0
-        self._release()
 
-    def _stale(self) -> None:
+    def _stale(self) -> NoReturn:
         self._over()
         self._failed = _STALE
         raise failures.operational("database is locked", failures.BUSY_SNAPSHOT)
@@ -452,14 +405,3 @@ class Engine:
         if self.readers is not None:
             self.readers.interrupt()
         self._session.cancel()
-
-
-def data_version(reader: Reader) -> int:
-    """Another number as soon as anybody else has committed; of its snapshot, if it is in one."""
-    found: int = reader.connection.execute("PRAGMA data_version").fetchone()[0]
-    return found
-
-
-def description_of(names: Iterable[str]) -> Description:
-    """A cursor's description of columns with these names."""
-    return tuple((name, None, None, None, None, None, None) for name in names)

@@ -18,7 +18,8 @@ log = logging.getLogger("txproxy.sqlite")
 
 AT_ONCE: Final = 1 << 20  # bytes of a result, roughly, that are read before it is handed out
 _CELL: Final = 32  # bytes that a value costs at least
-_HELPINGS: Final = (32, 128, 512)  # rows; large rows are not to go far past the bound
+_FIRST: Final = 32  # rows; large ones are not to go far past the bound
+_NEXT: Final = 256
 
 Setting = Callable[[sqlite3.Connection], object]
 _inherited: list[object] = []
@@ -134,16 +135,16 @@ class Readers:
 
     def rows(self, reader: Reader, cursor: sqlite3.Cursor) -> tuple[list[Any], LocalRows | None]:
         """What a cursor has brought: all of it, or the first of it and the rest."""
-        found: list[Any] = []
-        size = 0
-        for count in _helpings():
-            some = cursor.fetchmany(count)
+        found: list[Any] = cursor.fetchmany(_FIRST)
+        if len(found) < _FIRST:
+            return found, None
+        size = _size(found)
+        while size <= AT_ONCE:
+            some = cursor.fetchmany(_NEXT)
             found += some
-            if len(some) < count:
+            if len(some) < _NEXT:
                 return found, None
             size += _size(some)
-            if size > AT_ONCE:
-                break
         rest = LocalRows(self, reader, cursor)
         reader.results.add(rest)
         if not reader.is_leased:
@@ -173,12 +174,6 @@ class Readers:
         _inherited.extend(self._all)
         self._all = []
         self._free = []
-
-
-def _helpings() -> Any:
-    yield from _HELPINGS
-    while True:
-        yield _HELPINGS[-1]
 
 
 def _size(rows: list[Any]) -> int:

@@ -74,6 +74,7 @@ class Session:
         self._free_portals: list[bytes] = []
         self._used_portals: set[bytes] = set()  # those of them that the server may still have
         self.epoch = 0
+        self.status: int = IDLE  # the transaction status of the server's last answer
 
     def open(self, opened: Callable[[dict[str, str]], None]) -> None:
         """Connect. `opened` is called with the server's parameters, now and as they change."""
@@ -82,11 +83,6 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self.epoch} {self._wire}>"
-
-    @property
-    def status(self) -> int:
-        """The transaction status of the server's last answer."""
-        return self._wire.status if self._wire is not None else IDLE
 
     def was_inherited(self) -> bool:
         """After a fork: leave what the parent has. True: there was something to leave."""
@@ -110,6 +106,7 @@ class Session:
         if self._wire is not None:
             self._wire.close()
             self._wire = None
+        self.status = IDLE
 
     # What is asked
 
@@ -172,6 +169,7 @@ class Session:
             raise failures.lost("the connection was lost, and with it the rest of this result")
         try:
             answer = self._wire.exchange(_execute(portal.name, rows) + encode.SYNC)
+            self.status = self._wire.status
         except LostError as error:
             raise failures.lost(f"the connection was lost: {error}") from error
         return answer
@@ -187,6 +185,7 @@ class Session:
                 closing = b"".join(abandoned)
             try:
                 answer = wire.exchange(closing + message())
+                self.status = wire.status
                 if wire.has_changed:
                     wire.has_changed = False
                     self._opened(wire.parameters)
