@@ -81,7 +81,7 @@ class Goal:
         wanted = f"{'≤' if self.at_most else '≥'} {self.wanted:g}"
         if reached is None:
             return (self.text, wanted, "", "")
-        return (self.text, wanted, f"{reached:.2f}", "yes" if met(reached, self.wanted) else "no")
+        return (self.text, wanted, f"{reached:.3g}", "yes" if met(reached, self.wanted) else "no")
 
 
 def rate(words: str, cell: str, wanted: float, way: str = TXPROXY) -> Goal:
