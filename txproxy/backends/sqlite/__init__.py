@@ -20,5 +20,6 @@ has done with a batch of jobs is one call into the loop.
 
 `opening` says how a file may be opened at all, `owner` that one process does, `security` what
 statements may not do, `checkpoints` when the WAL is copied back, `reaping` who slept too long,
-`backup` how to copy a file that is in use, and `report` what the proxy gets to see.
+`backup` how to copy a file that is in use, `databases` how to make and remove one, and `report`
+what the proxy gets to see.
 """

@@ -8,7 +8,7 @@ joins the same job: executemany is one message to the writer's thread, and one b
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import apsw
 
@@ -34,17 +34,26 @@ class _Sync:
 _SYNC: Final = _Sync()
 
 
+class Files(Protocol):
+    """Who makes and removes files."""
+
+    def command(self, file: File, sql: bytes, then: Callable[[bytes | Exception], None]) -> bool:
+        """Whether a Query is for it. Then `then` is called: with the tag, or what went wrong."""
+
+
 class Conversation:
     """`write` sends bytes; `go` is called when the next message may be taken."""
 
     def __init__(
         self,
         file: File,
+        files: Files,
         parameters: dict[str, str],
         write: Callable[[bytes], None],
         go: Callable[[], None],
     ) -> None:
         self._file = file
+        self._files = files
         self._write = write
         self._go = go
         self._out: list[bytes | Call | _Sync] = []
@@ -216,6 +225,9 @@ class Conversation:
         if COMMAND.fullmatch(body[:-1]):
             self._begin_backup()
             return True
+        if self._files.command(self._file, body[:-1], self._obeyed):
+            self.course.is_waiting = True
+            return True
         self._script = body[:-1]
         self._next_statement(is_first=True)
         return True
@@ -259,6 +271,15 @@ class Conversation:
     def _begin_backup(self) -> None:
         self.course.is_waiting = True
         self._backup = Backup(self._file.path, self._copied)
+
+    def _obeyed(self, found: bytes | Exception) -> None:
+        self.course.is_waiting = False
+        if isinstance(found, bytes):
+            self._out.append(encode.command_complete(found))
+        else:
+            self._out.append(replies.error(fields(found)))
+        self._out.append(_SYNC)
+        self._go_on()
 
     def _copied(self, found: bytes | Exception) -> None:
         backup = self._backup

@@ -49,6 +49,9 @@ class File:
         self._owner = Owner(path)
         self.tokens = Tokens()
         self.users: set[User] = set()
+        self.expected = 0  # sessions that are about to be users
+        self.unused_since = monotonic()
+        self.is_leaving = False  # it is about to be closed, if it is still unused then
         self.generation = 0  # of the schema, as far as it is known
         self.statements = 0  # of sessions that are gone
         self.late = 0  # jobs that have waited too long
@@ -84,14 +87,17 @@ class File:
 
     def close(self) -> None:
         """Roll back what is open, close everything. Blocks until the threads have ended."""
-        for thread in self._threads:
-            thread.close()
-        for thread in self._threads:
-            thread.join()
+        for reader in self._readers:
+            reader.close()
+        for reader in self._readers:
+            reader.join()
+        self._inspector.close(force=True)
+        # The last one: SQLite then copies the WAL back, and removes it.
+        self.writer.close()
+        self.writer.join()
         if self.train is not None:
             self.train.close()
             self.train.join()
-        self._inspector.close(force=True)
         self._owner.release()
 
     @property
@@ -186,7 +192,9 @@ class File:
         if not is_clean:
             reader.reset()
         reader.leased = 0.0
-        if self._wanting:
+        if reader not in self._readers:
+            reader.close()  # it has the file that was there before `reopen`
+        elif self._wanting:
             job = self._wanting.popleft()
             reader.leased = monotonic()
             self._reader_of[job] = reader
@@ -317,13 +325,19 @@ class File:
         """A session is over."""
         self.users.discard(user)
         self.statements += user.statements
+        self.unused_since = monotonic()
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether no session has it, or is about to."""
+        return not self.users and not self.expected
 
     def reopen(self) -> None:
         """Open what is there now; transactions that write are rolled back."""
         for reader in self._idle:
             reader.close()
-            self._readers.remove(reader)
         self._idle.clear()
+        self._readers.clear()
         self._reopen()
         self._inspector.close(force=True)
         self._open_inspector()

@@ -5,15 +5,16 @@ import base64
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
 import apsw
 
-from txproxy.backends.sqlite import replies, report
+from txproxy.backends.sqlite import databases, replies, report
 from txproxy.backends.sqlite.channel import Channel, Line
+from txproxy.backends.sqlite.databases import Create, Drop
 from txproxy.backends.sqlite.errors import Fields, fields
 from txproxy.backends.sqlite.file import File
 from txproxy.backends.sqlite.opening import Settings
@@ -23,6 +24,7 @@ from txproxy.errors import TxproxyError
 
 _TICK: Final = 0.05  # seconds
 _REPORT: Final = 20  # ticks
+_LINGER: Final = 10.0  # seconds that a file stays open for the next client
 _PATIENCE: Final = 5.0  # seconds for a statement to end after it was interrupted
 _STUCK: Final = 3  # exit status
 
@@ -50,8 +52,9 @@ class Process:
             self._tick()
         for session in list(self._sessions.values()):
             session.close()
-        for file in self._files.values():
-            file.close()
+        async with self._opening:
+            for file in self._files.values():
+                file.close()
 
     def _take(self, line: Line) -> None:
         _DO[line["do"]](self, line)
@@ -66,7 +69,10 @@ class Process:
 
     def _client(self, line: Line) -> None:
         sock = self._channel.next_socket()
-        task = self._loop.create_task(self._adopt(line, sock))
+        self._start(self._adopt(line, sock))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -75,9 +81,12 @@ class Process:
         sock.setblocking(False)
         try:
             file = await self._file(client.database, client.path, line["file"])
-            session = Session(client, file, self)
-            self._sessions[client.number] = session
-            await self._loop.connect_accepted_socket(lambda: session, sock)
+            try:
+                session = Session(client, file, self)
+                self._sessions[client.number] = session
+                await self._loop.connect_accepted_socket(lambda: session, sock)
+            finally:
+                file.expected -= 1
         except Exception as error:  # noqa: BLE001 - whatever opening the file raises
             self._sessions.pop(client.number, None)
             await self._refuse(client, sock, _refusal(error, client))
@@ -100,7 +109,17 @@ class Process:
                 opened = await asyncio.to_thread(_open, self._loop, real, wanted)
                 opened.database = database
                 self._files[real] = opened
-            return self._files[real]
+            file = self._files[real]
+            file.expected += 1
+            return file
+
+    async def _leave(self, file: File) -> None:
+        """Nobody has used it for a while: its threads, connections and lock are let go."""
+        async with self._opening:
+            file.is_leaving = False
+            if file.is_unused and self._files.get(file.path) is file:
+                await asyncio.to_thread(file.close)
+                del self._files[file.path]
 
     def closed(self, session: Session) -> None:
         """A client is gone."""
@@ -138,15 +157,56 @@ class Process:
         if file is not None:
             file.settings = Settings.of(line["file"])
 
+    def command(self, file: File, sql: bytes, then: Callable[[bytes | Exception], None]) -> bool:
+        """Of `Files`."""
+        order = databases.command(sql.decode("utf-8", "replace"))
+        if order is None:
+            return False
+        self._start(self._obey(file, order, then))
+        return True
+
+    async def _obey(
+        self, file: File, order: Create | Drop, then: Callable[[bytes | Exception], None]
+    ) -> None:
+        try:
+            if not file.settings.allow_create:
+                raise TxproxyError("allow_create is off for this file", sqlstate="42501")
+            path = databases.beside(file.path, order.name)
+            async with self._opening:
+                if isinstance(order, Drop):
+                    await self._drop(path, order.may_be_missing)
+                else:
+                    await self._create(file, path, order.template)
+        except Exception as error:  # noqa: BLE001 - it is told to the client
+            then(error)
+        else:
+            then(b"DROP DATABASE" if isinstance(order, Drop) else b"CREATE DATABASE")
+
+    async def _create(self, file: File, path: str, template: str | None) -> None:
+        source = databases.beside(file.path, template) if template else None
+        await asyncio.to_thread(databases.create, path, source, file.path)
+
+    async def _drop(self, path: str, may_be_missing: bool) -> None:
+        opened = self._files.get(path)
+        if opened is not None:
+            if not opened.is_unused:
+                raise databases.in_use(path)
+            del self._files[path]
+            await asyncio.to_thread(opened.close)
+        await asyncio.to_thread(databases.drop, path, may_be_missing=may_be_missing)
+
     # Time.
 
     def _tick(self) -> None:
         now = monotonic()
-        for file in self._files.values():
+        for file in list(self._files.values()):
             file.tick(now)
             if file.overdue(now, _PATIENCE):
                 # No interrupt reaches it, and it may keep the interpreter from everybody.
                 os._exit(_STUCK)
+            if file.is_unused and now - file.unused_since > _LINGER and not file.is_leaving:
+                file.is_leaving = True
+                self._start(self._leave(file))
         if self._is_draining:
             self._send_away()
         self._ticks += 1

@@ -9,7 +9,7 @@ import apsw
 
 import txproxy
 from txproxy.backends.sqlite import replies
-from txproxy.backends.sqlite.conversation import Conversation
+from txproxy.backends.sqlite.conversation import Conversation, Files
 from txproxy.backends.sqlite.errors import Fields
 from txproxy.backends.sqlite.file import File
 from txproxy.wire import encode
@@ -46,8 +46,8 @@ class Client:
         )
 
 
-class Leaves(Protocol):
-    """Who is told when a session is gone."""
+class Keeper(Files, Protocol):
+    """Who has all files, and is told when a session is gone."""
 
     def closed(self, session: "Session") -> None:
         """Called once."""
@@ -56,7 +56,7 @@ class Leaves(Protocol):
 class Session(asyncio.Protocol):
     """One client, from the end of its start-up packet on."""
 
-    def __init__(self, client: Client, file: File, process: Leaves) -> None:
+    def __init__(self, client: Client, file: File, process: Keeper) -> None:
         self.client = client
         self.file = file
         self._process = process
@@ -66,7 +66,7 @@ class Session(asyncio.Protocol):
         self._needed = 0  # bytes of the message that they begin with
         self._is_reading = True
         self._is_closing = False
-        self.conversation = Conversation(file, client.parameters, self._write, self._go)
+        self.conversation = Conversation(file, process, client.parameters, self._write, self._go)
 
     def __repr__(self) -> str:
         return f"<Session {self.client.number} {self.conversation!r}>"
