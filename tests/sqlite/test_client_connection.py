@@ -1,5 +1,6 @@
 """The DB-API of the client, against the SQLite process."""
 
+import gc
 import logging
 import sqlite3
 import threading
@@ -54,13 +55,18 @@ def test_a_read_sees_what_was_written_beside_an_open_cursor(
     with client(shared, database, reads, isolation_level=None) as db:
         filling = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 30000)"
         db.execute(f"{filling} INSERT INTO t SELECT i, printf('%0100d', i) FROM n")
-        cursor = db.execute("SELECT a FROM t")
+        cursor = db.execute("SELECT a, b FROM t")
         cursor.fetchone()
         for number in range(1, 4):
             db.execute("INSERT INTO t (b) VALUES (0)")
             assert db.execute("SELECT count(*) FROM t").fetchone() == (30_000 + number,)
         del cursor
         assert db.execute("SELECT count(*) FROM t").fetchone() == (30_003,)
+        if reads == "local":
+            readers = db.link.running().reading.readers
+            assert repr(readers).endswith("open=2>")  # the one that was left is used again
+            assert db.execute("SELECT a FROM t").fetchone() == (1,)
+            assert repr(readers).endswith("open=2>")
 
 
 def test_rows_left_are_there_after_commit_and_rollback(
@@ -293,3 +299,15 @@ def test_a_closed_connection_is_gone_from_the_server(shared: Endpoint, database:
         db.execute("SELECT 1")
     with client(shared, database) as other:
         assert other.execute("SELECT * FROM t").fetchall() == []
+
+
+def test_a_connection_that_is_dropped_is_gone_at_once(shared: Endpoint, database: str) -> None:
+    before = len(shared.told("closed"))
+    db = connect(shared, database)
+    db.execute("INSERT INTO t VALUES (1, 1)")
+    gc.disable()
+    try:
+        del db
+        eventually(lambda: len(shared.told("closed")) > before)
+    finally:
+        gc.enable()

@@ -189,13 +189,21 @@ _, status = os.wait()
 assert status == 0, status
 db.execute("INSERT INTO t VALUES (3, 'parent')")
 db.commit()
+cursor = db.execute("SELECT zeroblob(20000) FROM t, t, t, t, t, t")  # does not come at once
 child = os.fork()
 if child == 0:
+    try:
+        print(len(cursor.fetchall()))
+    except sqlite.OperationalError:
+        pass
+    else:
+        sys.exit("read from the parent's connection")
     db.execute("INSERT INTO t VALUES (4, 'child')")
     db.commit()
     db.close()
     sys.exit(0)  # with all that an interpreter does at its end
 assert os.waitpid(child, 0)[1] == 0
+assert len(cursor.fetchall()) == 729
 db.execute("INSERT INTO t VALUES (5, 'parent')")
 db.commit()
 assert db.execute("SELECT count(*) FROM t").fetchone() == (5,)

@@ -2,11 +2,13 @@
 
 import contextlib
 import sqlite3
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from tests.sqlite.client import client
+from tests.sqlite.client import PORT, client
 from tests.sqlite.endpoint import Endpoint, eventually
 
 
@@ -126,7 +128,7 @@ def test_an_open_cursor_does_not_hide_that_others_wrote(shared: Endpoint, databa
         filling = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 30000)"
         db.execute(f"{filling} INSERT INTO t SELECT i, printf('%0100d', i) FROM n")
         db.execute("BEGIN")
-        cursor = db.execute("SELECT a FROM t")
+        cursor = db.execute("SELECT a, b FROM t")
         cursor.fetchone()
         other.execute("INSERT INTO t (b) VALUES (0)")
         with pytest.raises(sqlite3.OperationalError) as seen:
@@ -283,3 +285,35 @@ def test_a_reaped_transaction_waits_for_its_end(tmp_path: Any) -> None:
             assert db.in_transaction
             db.rollback()
             assert db.execute("SELECT * FROM t").fetchall() == []
+
+
+INCREMENT = """
+import sys
+from txproxy import sqlite
+
+where = {"host": sys.argv[1], "port": int(sys.argv[2]), "reads": sys.argv[4]}
+db = sqlite.connect(sys.argv[3], isolation_level=None, **where)
+done = 0
+while done < 40:
+    try:
+        db.execute("BEGIN")
+        (count,) = db.execute("SELECT b FROM t WHERE a = 1").fetchone()
+        db.execute("UPDATE t SET b = ? WHERE a = 1", (count + 1,))
+        db.commit()
+        done += 1
+    except sqlite.OperationalError as error:
+        assert error.sqlite_errorname == "SQLITE_BUSY_SNAPSHOT", error
+        db.rollback()
+"""
+
+
+def test_no_increment_is_lost(shared: Endpoint, database: str, reads: str) -> None:
+    with client(shared, database) as db:
+        db.execute("INSERT INTO t VALUES (1, 0)")
+        db.commit()
+        arguments = [str(shared.directory), str(PORT), database, reads]
+        processes = [
+            subprocess.Popen([sys.executable, "-c", INCREMENT, *arguments]) for _ in range(3)
+        ]
+        assert [process.wait() for process in processes] == [0, 0, 0]
+        assert db.execute("SELECT b FROM t").fetchone() == (120,)

@@ -10,23 +10,23 @@ Source: https://docs.python.org/3/library/sqlite3.html#connection-objects
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, suppress
 from typing import Any, Final, Literal, Self, cast
 
-from txproxy.sqlite import greeting, limits, place
+from txproxy.sqlite import limits, place
 from txproxy.sqlite.cursor import Cursor
 from txproxy.sqlite.engine import Engine
 from txproxy.sqlite.link import LEGACY, Link, NoLink, checked_autocommit, checked_level
-from txproxy.sqlite.local import Readers, Setting
+from txproxy.sqlite.local import Setting
 from txproxy.sqlite.protocol import address_of, user
+from txproxy.sqlite.reading import Reading, Reads
 from txproxy.sqlite.session import Session
 
 HOST: Final = "/run/txproxy"
 PORT: Final = 6432
 
 _LEAST_TIMEOUT: Final = 50  # ms; to see that nobody waits takes a moment, the queue is not here
-_ELSEWHERE: Final = "{} needs a reader in this process, and the server reads: {}"
 
 
 class Connection:
@@ -67,7 +67,7 @@ class Connection:
         *,
         host: str = HOST,
         port: int = PORT,
-        reads: Literal["auto", "local", "server"] = "auto",
+        reads: Reads = "auto",
         autocommit: int = LEGACY,
     ) -> None:
         if "link" in self.__dict__:
@@ -75,15 +75,8 @@ class Connection:
             del self.link
         checked_level(isolation_level)
         checked_autocommit(autocommit)
-        if reads not in {"auto", "local", "server"}:
-            raise ValueError('reads must be "auto", "local" or "server"')
         self._database = place.name_of(database, is_uri=uri)
-        self._reads = reads
-        self._timeout = timeout
-        self._detect_types = detect_types
-        self._cached = cached_statements
-        self._identity: tuple[str, ...] = ()
-        self._objection = 'reads="server"'
+        reading = Reading(self._database, reads, timeout, detect_types, cached_statements)
         self._limits: dict[int, int] = {}
         self.row_factory: Any = None
         said = {
@@ -94,36 +87,14 @@ class Connection:
             "busy_timeout": str(max(_LEAST_TIMEOUT, int(timeout * 1000))),
         }
         session = Session(address_of(host, port), said)
-        engine = Engine(session, detect_types, cached_statements)
-        session.open(lambda parameters: self._settle(engine, parameters))
+        session.open(reading.settle)
+        engine = Engine(session, reading, detect_types, cached_statements)
         self.link = Link(
             engine,
             is_bound=check_same_thread,
             isolation_level=isolation_level,
             autocommit=autocommit,
         )
-
-    def _settle(self, engine: Engine, said: Mapping[str, str]) -> None:
-        """Who reads, now that the server has said which file it holds."""
-        greeting.compare_versions(said)
-        if self._reads == "server":
-            return
-        names = ("txproxy.file", "txproxy.file_id", "txproxy.journal_mode")
-        identity = tuple(said.get(name, "") for name in names)
-        if identity == self._identity:
-            return
-        self._identity = identity
-        self._objection = place.objection(said)
-        engine.readers = None
-        if not self._objection:
-            path = said["txproxy.file"]
-            engine.readers = Readers(path, self._timeout, self._detect_types, self._cached)
-        elif self._reads == "local":
-            raise sqlite3.OperationalError(
-                f"{self._database} cannot be read here: {self._objection}"
-            )
-        else:
-            greeting.log_once(f"the server reads {self._database}: {self._objection}")
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__} {self._database!r}>"
@@ -266,12 +237,12 @@ class Connection:
 
     def set_authorizer(self, authorizer_callback: Any) -> None:
         """For reads here. sqlite3.NotSupportedError: the server reads."""
-        self._local("set_authorizer")
+        self.link.engine().reading.local("set_authorizer")
         self._register(("authorizer",), lambda reader: reader.set_authorizer(authorizer_callback))
 
     def set_progress_handler(self, progress_handler: Any, n: int) -> None:
         """For reads here. sqlite3.NotSupportedError: the server reads."""
-        self._local("set_progress_handler")
+        self.link.engine().reading.local("set_progress_handler")
         self._register(
             ("progress",), lambda reader: reader.set_progress_handler(progress_handler, n)
         )
@@ -283,22 +254,16 @@ class Connection:
 
     def _register(self, what: tuple[object, ...], setting: Setting) -> None:
         """Apply it to the readers, or to a connection made for the purpose: it may be wrong."""
-        engine = self.link.engine()
+        reading = self.link.engine().reading
         with self.link.lock:
-            if engine.readers is None:
+            if reading.readers is None:
                 with closing(sqlite3.connect(":memory:")) as trial:
                     setting(trial)
             else:
-                engine.readers.open(engine.settings.values())
-                for reader in engine.readers.connections():
+                reading.readers.open(reading.settings.values())
+                for reader in reading.readers.connections():
                     setting(reader)
-            engine.settings[what] = setting
-
-    def _local(self, what: str) -> Readers:
-        readers = self.link.engine().readers
-        if readers is None:
-            raise sqlite3.NotSupportedError(_ELSEWHERE.format(what, self._objection))
-        return readers
+            reading.settings[what] = setting
 
     def enable_load_extension(self, enable: bool, /) -> None:
         """sqlite3.NotSupportedError: extensions are the configuration's."""
@@ -315,7 +280,8 @@ class Connection:
     # The file itself
 
     def _fresh(self, what: str) -> sqlite3.Connection:
-        return self._local(what).fresh(self.link.engine().settings.values())
+        reading = self.link.engine().reading
+        return reading.local(what).fresh(reading.settings.values())
 
     def blobopen(
         self, table: str, column: str, row: int, /, *, readonly: bool = False, name: str = "main"

@@ -15,7 +15,6 @@ The cases, in the order of the code:
 """
 
 import sqlite3
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -23,16 +22,17 @@ from weakref import WeakSet
 
 from txproxy.sqlite import adapters, failures
 from txproxy.sqlite.begun import Savepoints, no_such_savepoint
+from txproxy.sqlite.cache import Statements
 from txproxy.sqlite.changes import Changes
-from txproxy.sqlite.local import Reader, Readers, Setting
+from txproxy.sqlite.local import Reader, Readers
 from txproxy.sqlite.protocol import Answer
+from txproxy.sqlite.reading import Reading
 from txproxy.sqlite.rows import Rows
 from txproxy.sqlite.session import FIRST_ROWS, Session
 from txproxy.sqlite.snapshot import Snapshot
 from txproxy.sqlite.statements import Kind, Statement
 from txproxy.wire.codes import IDLE, IN_FAILED
 
-_LONG_TEXT: Final = 1 << 20  # letters of a statement that is not kept
 _ELSEWHERE: Final = frozenset((1, 8, 10, 14, 26))
 """ERROR, READONLY, IOERR, CANTOPEN, NOTADB of a reader here: let the server say what there is."""
 
@@ -58,21 +58,21 @@ class Outcome:
 class Engine:
     """One connection's statements and transaction.
 
-    `readers` is None while the server reads.
+    `reading` has the readers here, `changes` what lastrowid and its kin say.
     """
 
-    def __init__(self, session: Session, detect_types: int, cached_statements: int) -> None:
+    def __init__(
+        self, session: Session, reading: Reading, detect_types: int, cached_statements: int
+    ) -> None:
         self._session = session
         self._detect_types = detect_types
-        self._cached = cached_statements
-        self._statements: OrderedDict[str, Statement] = OrderedDict()
+        self.statements = Statements(cached_statements, session.forget)
+        self.reading = reading
         self._open: WeakSet[Rows] = WeakSet()  # those with rows on the server
         self._begun = ""  # the BEGIN that is not sent yet
         self._savepoints: Savepoints | None = None
         self._snapshot: Snapshot | None = None  # what this transaction has read here
         self._failed = ""  # why nothing runs until the transaction is ended
-        self.readers: Readers | None = None
-        self.settings: dict[tuple[object, ...], Setting] = {}  # of every reader, by what it sets
         self.functions: set[str] = set()  # that readers know, lower-case
         self.trace: Callable[[str], object] | None = None  # of what goes to the server
         self.text_factory: Callable[[bytes], Any] = str
@@ -86,39 +86,13 @@ class Engine:
         """Whether one is open, begun here or on the server, failed or not."""
         return bool(self._begun or self._failed) or self._session.status != IDLE
 
-    def known(self, sql: str) -> Statement | None:
-        """The statement of that text, if it is in the cache."""
-        found = self._statements.get(sql)
-        if found is not None:
-            self._statements.move_to_end(sql)
-        return found
-
-    def forget_statements(self) -> None:
-        """Look at each of them anew."""
-        for statement in self._statements.values():
-            self._session.forget(statement)
-        self._statements.clear()
-
-    def statement(self, sql: str) -> Statement:
-        """The statement of that text, from now on in the cache."""
-        found = self.known(sql)
-        if found is not None:
-            return found
-        found = Statement(sql)
-        if self._cached and len(sql) < _LONG_TEXT:
-            self._statements[sql] = found
-            if len(self._statements) > self._cached:
-                _, oldest = self._statements.popitem(last=False)
-                self._session.forget(oldest)
-        return found
-
     def refresh(self) -> None:
         """After a fork the transaction, and the readers, are the parent's."""
         if self._session.was_inherited():
             self._snapshot = None
             self._over()
-            if self.readers is not None:
-                self.readers.leave()
+            if self.reading.readers is not None:
+                self.reading.readers.leave()
 
     # One statement
 
@@ -130,14 +104,18 @@ class Engine:
         if kind is Kind.WRITE or kind is Kind.OTHER:
             return self._remote(statement, parameters)
         if kind is Kind.READ:
-            if self.readers is None or (not self._begun and self._session.status != IDLE):
+            if self.reading.readers is None or (not self._begun and self._session.status != IDLE):
                 return self._remote(statement, parameters)
-            return self._read(self.readers, statement, parameters)
+            return self._read(self.reading.readers, statement, parameters)
         return self._control(statement, parameters)
 
     def _read(self, readers: Readers, statement: Statement, parameters: Any) -> Outcome:
         try:
-            reader = self._reader(readers) if self._begun else readers.open(self.settings.values())
+            reader = (
+                self._reader(readers)
+                if self._begun
+                else readers.open(self.reading.settings.values())
+            )
             if reader.connection.text_factory is not self.text_factory:
                 reader.connection.text_factory = self.text_factory
             cursor = reader.connection.execute(statement.sql, parameters)
@@ -169,7 +147,7 @@ class Engine:
         rows = FIRST_ROWS if statement.kind is Kind.READ else 0
         try:
             answer, portal = self._session.run(statement, bound, before=opening, rows=rows)
-        except sqlite3.OperationalError:
+        except BaseException:
             self._lost(status)
             raise
         if opening:
@@ -199,7 +177,7 @@ class Engine:
             status = self._session.status
             try:
                 answer = self._session.run_many(statement, batch, before=opening)
-            except sqlite3.OperationalError:
+            except BaseException:
                 self._lost(status)
                 raise
             if opening:
@@ -219,7 +197,7 @@ class Engine:
         status = self._session.status
         try:
             answer = self._session.script(sql)
-        except sqlite3.OperationalError:
+        except BaseException:
             self._lost(status)
             raise
         self.changes.count(answer.tags)
@@ -230,7 +208,7 @@ class Engine:
             return
         if self._session.status == IN_FAILED and failures.is_constraint(answer.fields):
             # OR ROLLBACK, RAISE(ROLLBACK): it was asked for, and nobody expects a transaction.
-            self._session.run(self.statement("ROLLBACK"))
+            self._session.run(self.statements.get("ROLLBACK"))
         if self._session.status == IDLE and self._savepoints is not None and not self._begun:
             self._over()  # SQLite has ended it
         if answer.fields is not None:
@@ -296,7 +274,7 @@ class Engine:
             self._keep_open()
             if self.trace is not None:
                 self.trace("COMMIT")
-            answer, _ = self._session.run(self.statement("COMMIT"))
+            answer, _ = self._session.run(self.statements.get("COMMIT"))
             if self._session.status == IDLE:
                 self._over()
             if answer.fields is not None:
@@ -308,7 +286,7 @@ class Engine:
         if self._session.status != IDLE:
             self._keep_open()
             try:
-                answer, _ = self._session.run(self.statement("ROLLBACK"))
+                answer, _ = self._session.run(self.statements.get("ROLLBACK"))
             except sqlite3.OperationalError:
                 self._over()  # the server rolls back what it lost
                 return
@@ -335,7 +313,7 @@ class Engine:
     def _reader(self, readers: Readers) -> Reader:
         """The reader of the begun transaction, in its snapshot."""
         if self._snapshot is None:
-            self._snapshot = Snapshot(readers, self.settings.values())
+            self._snapshot = Snapshot(readers, self.reading.settings.values())
         return self._snapshot.read() or self._stale()
 
     def _opening(self) -> list[str]:
@@ -371,7 +349,7 @@ class Engine:
         snapshot.release()
         if is_stale:
             if self._session.status != IDLE:
-                self._session.run(self.statement("ROLLBACK"))
+                self._session.run(self.statements.get("ROLLBACK"))
             self._stale()
 
     def _stale(self) -> NoReturn:
@@ -380,11 +358,11 @@ class Engine:
         raise failures.operational("database is locked", failures.BUSY_SNAPSHOT)
 
     def _lost(self, status: int) -> None:
-        """After an error of the connection's: a transaction that was on the server is gone.
+        """After whatever was raised: with the connection, a transaction on the server is gone.
 
         One that was only begun here can begin again: what was sent with its BEGIN is undone.
         """
-        if status != IDLE:
+        if status != IDLE and self._session.status == IDLE:
             self._over()
             self._failed = _LOST
 
@@ -397,11 +375,11 @@ class Engine:
         if self._session.status != IDLE:
             self.rollback()  # and wait for it: whoever comes next is not to meet it
         self._session.close()
-        if self.readers is not None:
-            self.readers.close()
+        if self.reading.readers is not None:
+            self.reading.readers.close()
 
     def interrupt(self) -> None:
         """Interrupt what runs, here and there; from any thread."""
-        if self.readers is not None:
-            self.readers.interrupt()
+        if self.reading.readers is not None:
+            self.reading.readers.interrupt()
         self._session.cancel()

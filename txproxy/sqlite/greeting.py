@@ -21,11 +21,12 @@ def compare_versions(said: Mapping[str, str]) -> None:
         log_once(f"the endpoint is txproxy {server}, this is {__version__}")
     server = said.get("txproxy.sqlite_version", sqlite3.sqlite_version)
     if server != sqlite3.sqlite_version:
-        log_once(f"the endpoint has SQLite {server}, this Python {sqlite3.sqlite_version}")
+        here = sqlite3.sqlite_version
+        log_once(f"the endpoint has SQLite {server}, this Python {here}", logging.INFO)
 
 
-def log_once(text: str) -> None:
-    """A warning, unless this process has had it."""
+def log_once(text: str, level: int = logging.WARNING) -> None:
+    """Log it, unless this process has."""
     if text not in _logged:
         _logged.add(text)
-        log.warning("%s", text)
+        log.log(level, "%s", text)

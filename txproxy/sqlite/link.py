@@ -121,14 +121,14 @@ class Link:
         """Refuse longer statements, and those with more variables."""
         self.longest = longest
         self.most_variables = most_variables
-        self.engine().forget_statements()
+        self.engine().statements.clear()
 
     def _statement(self, engine: Engine, sql: str) -> Statement:
-        statement = engine.known(sql)
+        statement = engine.statements.known(sql)
         if statement is not None:
             return statement
         self._check(sql)
-        statement = engine.statement(sql)
+        statement = engine.statements.get(sql)
         if len(statement.names) > self.most_variables:
             raise failures.operational("too many SQL variables")
         return statement
