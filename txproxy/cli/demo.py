@@ -346,7 +346,8 @@ async def _live(server: EmbeddedPostgres, proxy: Proxy, directory: Path) -> int:
         async for rate in _every_second(crowd):
             rows = _rows(crowd, proxy.look(), await monitor.backends(), rate, files)
             if terminal:
-                _draw([title, "", *_table(rows), "", *_last(proxy), *snippet, "", "Ctrl-C ends it"])
+                first = f"{title} (Ctrl-C ends it)"
+                _draw([first, "", *_table(rows), "", *_last(proxy), *snippet])
             else:
                 print(", ".join(f"{name} {value}" for name, value, _ in rows), flush=True)
     return 0
