@@ -11,12 +11,12 @@ LABELS :=
 PARALLEL := 2
 DRIVER := psycopg
 
-# of `make bench-idle`: a PNG to draw
+# of `make bench-idle` and `make bench-sqlite`: a PNG to draw
 PLOT :=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check fix bench bench-idle bench-latency bench-memory compiled \
+.PHONY: help demo test check fix bench bench-idle bench-latency bench-memory bench-sqlite compiled \
 	django-suite clean
 
 help:
@@ -24,7 +24,7 @@ help:
 	@echo "make test      every test, on a PostgreSQL of its own (or TXPROXY_TEST_PG_BIN=/path/to/bin)"
 	@echo "make check     formatting, lint, types and import contracts"
 	@echo "make fix       what of that can be put right by machine"
-	@echo "make bench     the throughput benchmark (bench-idle, bench-latency, bench-memory: the others)"
+	@echo "make bench     the throughput benchmark (bench-idle, -latency, -memory, -sqlite: the others)"
 	@echo "make compiled  build the compiled wheel and test it, in $(COMPILED)"
 	@echo "make django-suite  Django's own tests through the proxy, next to a direct connection"
 	@echo "make clean     remove what the above have made"
@@ -59,6 +59,9 @@ bench-latency: $(VENV)/.demo
 
 bench-memory: $(VENV)/.demo
 	$(BIN)/python benchmarks/memory.py
+
+bench-sqlite: $(VENV)/$(if $(PLOT),.bench,.demo)
+	$(BIN)/python benchmarks/sqlite_writers.py $(if $(PLOT),--plot $(PLOT))
 
 clean:
 	rm -rf $(VENV) $(COMPILED) build txproxy.egg-info .mypy_cache .ruff_cache .pytest_cache

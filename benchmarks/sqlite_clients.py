@@ -45,7 +45,7 @@ class Order:
     path: str
     socket: str
     port: int
-    transaction: bool  # BEGIN, SELECT, INSERT, COMMIT, else an INSERT by itself
+    begin: str  # of transactions: BEGIN, SELECT, INSERT, COMMIT; "": an INSERT by itself
     processes: int
     threads: int  # in each process, every one with a connection of its own
     seconds: float
@@ -80,14 +80,11 @@ class Client:
                 order.path, TIMEOUT, isolation_level=None, check_same_thread=False
             )
             self.connection.execute("PRAGMA synchronous = FULL")
-        # Without IMMEDIATE, direct transactions that read first are refused as soon as another has
-        # written, whatever the timeout: that is how one works around it.
-        self.begin = "BEGIN" if order.socket else "BEGIN IMMEDIATE"
 
     def run(self, start: float) -> None:
         """Write from the start until the time is over; what is under way then is finished."""
         connection = self.connection
-        one: Callable[[], None] = self._transaction if self.order.transaction else self._insert
+        one: Callable[[], None] = self._transaction if self.order.begin else self._insert
         stop = start + self.order.warm_up + self.order.seconds
         time.sleep(max(0.0, start - time.monotonic()))
         began = time.monotonic()
@@ -111,7 +108,7 @@ class Client:
 
     def _transaction(self) -> None:
         execute = self.connection.execute
-        execute(self.begin)
+        execute(self.order.begin)
         execute(SELECT, (self.asked % PAGES,)).fetchone()
         execute(INSERT, (self.number, self.asked, BODY))
         execute("COMMIT")

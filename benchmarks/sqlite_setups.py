@@ -24,6 +24,8 @@ from poolers import (
 )
 from sqlite_clients import NAME, PAGES, TABLES, Order
 
+import txproxy.sqlite
+
 TRAIN: Final = "commit_train"  # txproxy with this setting
 PORT: Final = 6432
 WARM_UP: Final = 0.5  # seconds
@@ -48,21 +50,24 @@ class Cell:
     name: str
     processes: int
     threads: int = 1
-    transaction: bool = False
+    begin: str = ""  # of a transaction: BEGIN, SELECT, INSERT, COMMIT; "": an INSERT by itself
     journal: str = "wal"
     ways: tuple[str, ...] = (DIRECT, TXPROXY)
 
 
-TRANSACTION: Final[dict[str, Any]] = {"transaction": True, "ways": (DIRECT, TXPROXY, TRAIN)}
+WITH_TRAIN: Final = (DIRECT, TXPROXY, TRAIN)
+# Without IMMEDIATE, SQLite refuses those that have read as soon as another has written.
+IMMEDIATE: Final = "BEGIN IMMEDIATE"
 CELLS: Final = (
     Cell("insert/1", 1),
     Cell("insert/8", 8),
     Cell("insert/64", 8, 8),
     Cell("insert/8 delete", 8, journal="delete"),
     Cell("insert/64 delete", 8, 8, journal="delete"),
-    Cell("transaction/1", 1, **TRANSACTION),
-    Cell("transaction/8", 8, **TRANSACTION),
-    Cell("transaction/64", 8, 8, **TRANSACTION),
+    Cell("transaction/1", 1, begin=IMMEDIATE, ways=WITH_TRAIN),
+    Cell("transaction/8", 8, begin=IMMEDIATE, ways=WITH_TRAIN),
+    Cell("transaction/64", 8, 8, begin=IMMEDIATE, ways=WITH_TRAIN),
+    Cell("deferred/8", 8, begin="BEGIN", ways=WITH_TRAIN),
 )
 
 
@@ -97,7 +102,7 @@ def measure(cell: Cell, way: str, directory: Path, seconds: int) -> Sample:
             path=str(path),
             socket="" if way == DIRECT else str(directory),
             port=PORT,
-            transaction=cell.transaction,
+            begin=cell.begin,
             processes=cell.processes,
             threads=cell.threads,
             seconds=seconds,
@@ -162,6 +167,10 @@ def endpoint(path: Path, journal: str, *, train: bool) -> Iterator[int]:
     command = [sys.executable, "-P", "-m", "txproxy", "serve", str(config)]
     with process(command, log) as child:
         wait_for_socket(child, directory / f".s.PGSQL.{PORT}", log)
+        # Once it answers it has started: what that costs is nobody's row.
+        client = txproxy.sqlite.connect(NAME, host=str(directory), port=PORT, reads="server")
+        client.execute("SELECT 1").fetchone()
+        client.close()
         yield child_of(child.pid)
 
 

@@ -3,11 +3,11 @@
     .venv/bin/python benchmarks/sqlite_writers.py [--rounds N] [--seconds N] [--cell NAME]...
         [--directory DIR] [--json FILE] [--plot FILE.png]
 
-The same clients, on a new file each time: a direct one is Python's sqlite3 with its busy timeout of
-5 s, BEGIN IMMEDIATE and synchronous=FULL, the other txproxy.sqlite, in front of a real `txproxy
-serve`. Each sends its next row when the one before is acknowledged; several rounds of all, direct
-and endpoint side by side. Afterwards the file is read by a process that had not opened it.
-Everything that is started is stopped at the end, also on Ctrl-C.
+The same clients, on a new file each time: direct ones are Python's sqlite3 with its busy timeout of
+5 s and synchronous=FULL, the others txproxy.sqlite, in front of a real `txproxy serve`. Each sends
+its next row when the one before is acknowledged; several rounds of all, direct and endpoint side by
+side. Afterwards the file is read by a process that had not opened it. Everything that is started is
+stopped at the end, also on Ctrl-C.
 
 With --plot it draws the rows of each process over time (needs matplotlib: the extra "bench").
 """
@@ -81,7 +81,7 @@ class Goal:
         wanted = f"{'≤' if self.at_most else '≥'} {self.wanted:g}"
         if reached is None:
             return (self.text, wanted, "", "")
-        return (self.text, wanted, f"{reached:.2f}", "yes" if met(reached, self.wanted) else "no")
+        return (self.text, wanted, f"{reached:.3g}", "yes" if met(reached, self.wanted) else "no")
 
 
 def rate(words: str, cell: str, wanted: float, way: str = TXPROXY) -> Goal:
@@ -159,11 +159,12 @@ def total(results: Results, cell: Cell, way: str, what: str) -> int:
 
 
 HOW_TO_READ: Final = """
-insert: rows of about 130 bytes in autocommit. transaction: BEGIN, a SELECT by primary key, INSERT,
-COMMIT; direct ones say BEGIN IMMEDIATE, without which most of them would fail. Behind the slash is
-the number of connections: 8 are 8 processes, 64 are 8 processes of 8 threads. The journal is the
-WAL, or "delete". {train} is txproxy with that setting: transactions share a sync, and others may
-see a commit just before it is on the disk.
+insert: rows of about 130 bytes in autocommit. transaction: BEGIN IMMEDIATE, a SELECT by primary
+key, INSERT, COMMIT. deferred: the same with a plain BEGIN, where SQLite refuses whoever has read
+before another has written, whatever the timeout. Behind the slash is the number of connections: 8
+are 8 processes, 64 are 8 processes of 8 threads. The journal is the WAL, or "delete". {train}
+is txproxy with that setting: transactions share a sync, and others may see a commit just before it
+is on the disk.
 
 Numbers are medians of the rounds, but for locked, errors and wrong, which are sums. rows/s are
 those that were acknowledged in the {seconds} s that count, after {warm_up} s; "to direct" is their
