@@ -274,6 +274,12 @@ def test_a_line_that_was_cut_short() -> None:
     assert (seen.processes, seen.full) == (1, True)
 
 
+def test_a_python_that_is_too_old() -> None:
+    seen = read(['{"event": "old", "pid": 1, "version": "3.9.18"}\n'])
+    [found] = judge(seen, 0)
+    assert (found.level, found.found.split(" does")[0]) == ("problem", "Python 3.9.18")
+
+
 def test_a_process_that_did_too_much() -> None:
     found = list(judge(Seen(processes=1, full=True), 0))
     assert [each.level for each in found] == ["ok", "warning"]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+_SINCE = (3, 10)  # there is sqlite3.connect/handle
 _STACK = 60  # frames that are written of a stack
 _EVENTS = 200_000  # of a process; then only this is said
 
@@ -65,7 +66,7 @@ class _Log:
     def forked(self) -> None:
         self.pid = os.getpid()
         self.written = self.opened = 0
-        self.write("process", command=sys.argv)
+        self.write("process")
 
     def ended(self) -> None:
         gc.collect()  # what nobody can close any more is not among what is left open
@@ -221,7 +222,7 @@ def _shortcut(base: Any, name: str) -> Callable[..., Any]:
     return execute
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)  # noqa: UP033 an old Python is told that it is too old
 def _connections(base: Any) -> Any:
     """The subclass of a class of connections."""
 
@@ -248,7 +249,7 @@ def _connections(base: Any) -> Any:
     return type(base.__name__, (base,), {**methods, **own, "__module__": base.__module__})
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)  # noqa: UP033 an old Python is told that it is too old
 def _cursors(base: Any) -> Any:
     """The subclass of a class of cursors."""
     methods = {name: _watched(getattr(base, name), _of_cursor) for name in _CURSORS}
@@ -282,7 +283,10 @@ def _connect(original: Callable[..., Any]) -> Callable[..., Any]:
 def _begin(path: str) -> None:
     global _log  # noqa: PLW0603
     _log = _Log(path)
-    _log.write("process", command=getattr(sys, "orig_argv", []))
+    if sys.version_info < _SINCE:
+        _log.write("old", version=sys.version.split()[0])
+        return
+    _log.write("process")
     os.register_at_fork(after_in_child=_log.forked)
     atexit.register(_log.ended)  # the first that is registered runs last
     sys.addaudithook(_hook)
