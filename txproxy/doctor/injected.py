@@ -51,7 +51,7 @@ class _Log:
     """The file of events."""
 
     def __init__(self, path: str) -> None:
-        self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self.path = path
         self.pid = os.getpid()
         self.written = 0
         self.opened = 0
@@ -84,7 +84,13 @@ class _Log:
             said["thread"] = threading.current_thread().name
             said["stack"] = _stack()
         try:
-            os.write(self.file, json.dumps(said).encode("ascii") + b"\n")
+            # Opened for each: a program may close what it has not opened, as daemons do, and
+            # its database may then get the descriptor that this had.
+            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                os.write(file, json.dumps(said).encode("ascii") + b"\n")
+            finally:
+                os.close(file)
         except (OSError, ValueError, TypeError):
             self.over = True
 
@@ -140,10 +146,7 @@ def _look(connection: Any) -> None:
     if record.pid != _log.pid:
         record.pid = _log.pid
         _log.write("carried", connection=record.number)
-    try:
-        now = connection.in_transaction
-    except sqlite3.ProgrammingError:  # closed, or another thread's
-        return
+    now = _in_transaction(connection)
     if now != record.in_transaction:
         record.in_transaction = now
         _log.write("begun" if now else "ended", connection=record.number)
@@ -155,16 +158,18 @@ def _failed(connection: Any, error: sqlite3.ProgrammingError) -> None:
         _log.write("used closed", connection=record.number)
 
 
-def _closing(connection: Any, event: str) -> None:
-    record = getattr(connection, "_txproxy_record", None)
-    if record is None or record.closed:
-        return
+def _in_transaction(connection: Any) -> bool:
     try:
-        in_transaction = connection.in_transaction
-    except sqlite3.ProgrammingError:
-        in_transaction = False
-    record.closed = True
-    _log.write(event, connection=record.number, in_transaction=in_transaction)
+        return bool(connection.in_transaction)
+    except sqlite3.ProgrammingError:  # it is closed, or was never opened
+        return False
+
+
+def _gone(connection: Any, event: str, in_transaction: bool) -> None:
+    record = getattr(connection, "_txproxy_record", None)
+    if record is not None and not record.closed:
+        record.closed = True
+        _log.write(event, connection=record.number, in_transaction=in_transaction)
 
 
 # The subclasses.
@@ -208,6 +213,10 @@ _CONNECTIONS = (
 _CURSORS = (*_STATEMENTS, "fetchone", "fetchmany", "fetchall", "__next__")
 
 
+def _is(factory: Any, base: type) -> bool:
+    return isinstance(factory, type) and issubclass(factory, base)
+
+
 def _shortcut(base: Any, name: str) -> Callable[..., Any]:
     """A method of a class. sqlite3's own execute() would make a plain cursor, past cursor()."""
     method: Callable[..., Any] = getattr(base, name)
@@ -228,18 +237,19 @@ def _connections(base: Any) -> Any:
 
     def cursor(self: Any, factory: Any = sqlite3.Cursor) -> Any:
         try:
-            return base.cursor(self, _cursors(factory) if isinstance(factory, type) else factory)
+            watched = _cursors(factory) if _is(factory, sqlite3.Cursor) else factory
+            return base.cursor(self, watched)
         except sqlite3.ProgrammingError as error:
             _failed(self, error)
             raise
 
     def close(self: Any) -> None:
-        # Before: nobody can ask a closed one whether it was in a transaction.
-        _closing(self, "closed")
-        base.close(self)
+        in_transaction = _in_transaction(self)
+        base.close(self)  # which another thread, say, may not
+        _gone(self, "closed", in_transaction)
 
     def __del__(self: Any) -> None:  # noqa: N807
-        _closing(self, "collected")
+        _gone(self, "collected", _in_transaction(self))
         inherited = getattr(base, "__del__", None)
         if inherited is not None:
             inherited(self)
@@ -262,7 +272,7 @@ def _connect(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def connect(*arguments: Any, **named: Any) -> Any:
         given = arguments[5] if len(arguments) > 5 else named.pop("factory", sqlite3.Connection)
-        factory = _connections(given) if isinstance(given, type) else given
+        factory = _connections(given) if _is(given, sqlite3.Connection) else given
         if len(arguments) > 5:
             arguments = (*arguments[:5], factory, *arguments[6:])
         else:
