@@ -108,6 +108,35 @@ def test_a_file_that_may_not_be_read(database: Path, capsys: pytest.CaptureFixtu
     assert "it cannot be read: Permission denied" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_who_may_not_read_it_is_told(database: Path) -> None:
+    """Somebody else, whom the directories above let through, unlike the tests' own."""
+    code = """
+import os, shutil, sys, tempfile
+from txproxy.doctor.sqlite import examine
+with tempfile.TemporaryDirectory() as directory:
+    os.chmod(directory, 0o755)
+    path = shutil.copy(sys.argv[1], directory)
+    os.chmod(path, 0o600)
+    if os.fork() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        for each in examine(path).findings:
+            print(each.level, each.about, each.found, sep="|", flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    command = [sys.executable, "-c", code, str(database)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    said = [line.split("|") for line in done.stdout.splitlines()]
+    assert ["problem", "opened", "it cannot be read: Permission denied"] in said
+    permissions = [found for _, about, found in said if about == "permissions"]
+    assert permissions[0].startswith("nobody (who runs this) may not read and write it: -rw-------")
+    [unseen] = [found for _, about, found in said if about == "open in"]
+    assert "could not be looked into, which takes root" in unseen
+
+
 # Words
 
 

@@ -115,6 +115,41 @@ for _ in range(3):
     assert "after it was closed here, in another thread:" in found.details
 
 
+def test_a_thread_that_may_not_close_it(database: Path) -> None:
+    program = """\
+connection = sqlite3.connect(path)
+def close():
+    try:
+        connection.close()
+    except sqlite3.ProgrammingError:
+        print("not here")
+thread = threading.Thread(target=close)
+thread.start()
+thread.join()
+connection.execute("SELECT 1")
+connection.close()
+"""
+    closed = only(program, database, "closed")
+    assert closed.details == (f"    1  {line(13, '<module>', database)}",)
+
+
+def test_a_program_that_closes_what_it_has_not_opened(database: Path) -> None:
+    """As daemons do: nothing is written to what gets the number of a file of ours."""
+    program = """\
+os.closerange(3, 1000)
+for _ in range(20):
+    sqlite3.connect(path).execute("SELECT count(*) FROM notes").fetchone()
+connection = sqlite3.connect(path)
+connection.execute("PRAGMA integrity_check")
+connection.close()
+"""
+    found = watched(program, database)
+    assert found[0].found == "21 connections in 1 Python process"
+    connection = sqlite3.connect(database)
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+
+
 def test_a_transaction_that_is_left_open(database: Path) -> None:
     program = """\
 connection = sqlite3.connect(path)
@@ -272,6 +307,12 @@ def test_what_cannot_be_run() -> None:
 def test_a_line_that_was_cut_short() -> None:
     seen = read(['{"event": "process", "pid": 1}\n', '{"event": "full", "pid": 1}\n', '{"event"'])
     assert (seen.processes, seen.full) == (1, True)
+
+
+def test_a_python_that_is_too_old() -> None:
+    seen = read(['{"event": "old", "pid": 1, "version": "3.9.18"}\n'])
+    [found] = judge(seen, 0)
+    assert (found.level, found.found.split(" does")[0]) == ("problem", "Python 3.9.18")
 
 
 def test_a_process_that_did_too_much() -> None:

@@ -24,7 +24,9 @@ USE_TZ = True
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "shop.urls"
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}}
+import atexit
 print("noise")
+atexit.register(print, "more noise")
 """
 URLS: Final = """\
 from django.db import connection
@@ -273,6 +275,7 @@ def test_an_entry_with_which_all_is_well() -> None:
         (sqlite("/srv/shop/media/db.sqlite3"), "NAME", "problem"),
         (sqlite(CONN_MAX_AGE=None), "CONN_MAX_AGE", "warning"),
         (sqlite(CONN_MAX_AGE=60), "CONN_MAX_AGE", "warning"),
+        (sqlite(AUTOCOMMIT=False), "AUTOCOMMIT", "warning"),
         (sqlite(OPTIONS={}), "transactions", "warning"),
         (sqlite(OPTIONS={"transaction_mode": "DEFERRED"}), "transactions", "warning"),
         (sqlite(ATOMIC_REQUESTS=True), "transactions", "warning"),

@@ -20,18 +20,18 @@ from tests.doctor.facts import (
 )
 from txproxy.doctor.files import FileFacts, Mount
 from txproxy.doctor.finding import Finding
-from txproxy.doctor.holders import Holder, Holders, WalIndex
+from txproxy.doctor.holders import Holder, Holders, Lock, WalIndex
 from txproxy.doctor.inside import Failure, InsideFacts
 from txproxy.doctor.sqlite import judge
 
 
-def found(facts: FileFacts, inside: InsideFacts | None = None) -> list[Finding]:
+def not_well(facts: FileFacts, inside: InsideFacts | None = None) -> list[Finding]:
     """What is not as it should be."""
     return [each for each in judge(facts, inside or within()) if each.level != "ok"]
 
 
 def one(facts: FileFacts, about: str, level: str) -> Finding:
-    [finding] = found(facts)
+    [finding] = not_well(facts)
     assert (finding.about, finding.level) == (about, level)
     assert finding.advice.endswith(".")
     return finding
@@ -42,7 +42,7 @@ def said(facts: FileFacts, about: str) -> list[str]:
 
 
 def test_nothing_is_wrong() -> None:
-    assert found(outside()) == []
+    assert not_well(outside()) == []
 
 
 # Permissions
@@ -77,7 +77,7 @@ def test_a_file_that_cannot_be_written() -> None:
 
 def test_who_looks_at_it_need_not_use_it() -> None:
     accounts = (an_account(), an_account(OTHER, "who runs this"))
-    assert {each.level for each in found(outside(accounts=accounts))} == {"warning"}
+    assert {each.level for each in not_well(outside(accounts=accounts))} == {"warning"}
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
@@ -88,7 +88,7 @@ def test_what_is_beside_it_belongs_to_somebody_else(suffix: str) -> None:
         f"web (its owner) may not read and write the {suffix} file: -rw-"
     )
     root = (an_account(), an_account(WEB, "process 1"))
-    assert found(outside(accounts=root, beside=((suffix, a_file()),))) == []
+    assert not_well(outside(accounts=root, beside=((suffix, a_file()),))) == []
 
 
 def test_a_mode_is_that_of_the_nearest_class() -> None:
@@ -116,6 +116,17 @@ def test_processes_are_listed() -> None:
 
 def test_where_there_is_no_proc() -> None:
     one(outside(holders=None), "open in", "warning")
+
+
+def test_who_writes_past_the_endpoint() -> None:
+    writing = (Lock("-shm", writes=True, first=120, last=120),)
+    words = "1 since 2026-11-21 07:00:03 UTC: /usr/bin/python3 -m txproxy.backends.sqlite"
+    endpoint, other = a_holder(1, words=words), a_holder(2, locks=writing)
+    found = one(outside(holders=Holders((endpoint, other), 0)), "past txproxy", "warning")
+    assert found.found.startswith("process 2 writes to it, beside process 1 of txproxy")
+    itself = a_holder(1, words=words, locks=writing)
+    assert not_well(outside(holders=Holders((itself, a_holder(2)), 0))) == []
+    assert not_well(outside(holders=Holders((other,), 0))) == []
 
 
 @pytest.mark.parametrize(
@@ -175,7 +186,7 @@ def test_a_wal_that_nobody_keeps() -> None:
 )
 def test_file_systems(kind: str, levels: list[str]) -> None:
     facts = outside(mount=Mount(kind, "/srv", read_only=False))
-    assert [each.level for each in found(facts)] == levels
+    assert [each.level for each in not_well(facts)] == levels
 
 
 def test_a_network_without_a_wal() -> None:
@@ -196,7 +207,7 @@ def test_where_mounts_are_not_known() -> None:
 
 @pytest.mark.parametrize(("free", "levels"), [(0, ["problem"]), (50_000_000, ["warning"])])
 def test_disk_space(free: int, levels: list[str]) -> None:
-    assert [each.level for each in found(outside(free=free))] == levels
+    assert [each.level for each in not_well(outside(free=free))] == levels
 
 
 # From inside
@@ -208,9 +219,9 @@ def abouts(findings: Iterable[Finding]) -> list[tuple[str, str]]:
 
 def test_unused_pages() -> None:
     little = within(pages=100, free_pages=90)
-    assert found(outside(), little) == []
+    assert not_well(outside(), little) == []
     much = within(pages=100_000, free_pages=60_000)
-    assert abouts(found(outside(), much)) == [("unused pages", "warning")]
+    assert abouts(not_well(outside(), much)) == [("unused pages", "warning")]
 
 
 @pytest.mark.parametrize(
@@ -225,19 +236,19 @@ def test_unused_pages() -> None:
     ],
 )
 def test_what_cannot_be_opened(failure: Failure, words: str) -> None:
-    [finding] = found(outside(), InsideFacts("3.53.2", failure))
+    [finding] = not_well(outside(), InsideFacts("3.53.2", failure))
     assert (finding.about, finding.level) == ("opened", "problem")
     assert finding.found.startswith(words)
 
 
 def test_what_may_not_be_read() -> None:
     facts = outside(header=None, unreadable="Permission denied")
-    [finding] = found(facts, InsideFacts("3.53.2", Failure(14, "unable to open database file")))
+    [finding] = not_well(facts, InsideFacts("3.53.2", Failure(14, "unable to open database file")))
     assert finding.found == "it cannot be read: Permission denied"
 
 
 def test_a_check_that_fails_itself() -> None:
     corrupt = within(integrity=Failure(11, "database disk image is malformed"))
-    assert abouts(found(outside(), corrupt)) == [("integrity", "problem")]
+    assert abouts(not_well(outside(), corrupt)) == [("integrity", "problem")]
     other = within(foreign_keys=Failure(1, "foreign key mismatch"))
-    assert abouts(found(outside(), other)) == [("foreign keys", "warning")]
+    assert abouts(not_well(outside(), other)) == [("foreign keys", "warning")]

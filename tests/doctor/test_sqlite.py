@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+import psycopg
 import pytest
 
 from tests.doctor.holding import go_on, holding
+from tests.sqlite.endpoint import Endpoint
 from txproxy.doctor import inside
 from txproxy.doctor.finding import Finding
 from txproxy.doctor.sqlite import examine
@@ -262,6 +264,25 @@ def test_who_has_locked_it(rollback: Path) -> None:
         assert [words.startswith(f"writing: {process.pid} since ") for words in found.details] == [
             True
         ]
+
+
+def test_the_endpoint_and_who_writes_past_it(tmp_path: Path) -> None:
+    with Endpoint(tmp_path) as endpoint:
+        path = endpoint.create("notes", "CREATE TABLE notes (text)")
+        with psycopg.connect(endpoint.conninfo("notes"), autocommit=True) as client:
+            client.execute("INSERT INTO notes VALUES ('one')")
+            [words] = findings(path)["open in"].details
+            assert words.startswith(f"{endpoint.process.pid} since ")
+            assert "past txproxy" not in findings(path)
+            with holding(path, "one.execute('BEGIN IMMEDIATE')") as process:
+                assert findings(path)["past txproxy"].found == (
+                    f"process {process.pid} writes to it, beside process {endpoint.process.pid}"
+                    " of txproxy"
+                )
+            client.execute("INSERT INTO notes VALUES ('two')")
+        assert (
+            endpoint.outside("notes", "print(*c.execute('SELECT count(*) FROM notes'))") == "(2,)"
+        )
 
 
 READ: Final = "one.execute('DELETE FROM owners')"

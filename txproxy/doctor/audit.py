@@ -52,6 +52,7 @@ class Seen:
     connections: dict[str, Connection] = field(default_factory=dict)
     failed: list[tuple[str, str, Stack]] = field(default_factory=list)  # database, error
     full: bool = False  # a process had more to say
+    old: str = ""  # the version of a Python that has no such audit events
 
 
 # Running it.
@@ -107,6 +108,8 @@ def _take(seen: Seen, said: dict[str, Any]) -> None:
     stack = tuple(Frame(*frame) for frame in said.get("stack", ()))
     if event == "process":
         seen.processes += 1
+    elif event == "old":
+        seen.old = said["version"]
     elif event == "full":
         seen.full = True
     elif event == "failed":
@@ -141,12 +144,19 @@ def judge(seen: Seen, code: int) -> Iterator[Finding]:
     if code:
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         yield warning("the program", f"it ended {how}", "See what it has printed.")
-    if not seen.processes:
+    if seen.old:
+        yield problem(
+            "the program",
+            f"Python {printable(seen.old)} does not tell who opens connections",
+            "Run the program by Python 3.10 or newer.",
+        )
+    if not seen.processes and not seen.old:
         yield problem(
             "the program",
             "nothing was seen: it runs no Python, or one that takes no PYTHONPATH (-I, -E, -S)",
             "Run the Python program itself, without these options.",
         )
+    if not seen.processes:
         return
     connections = list(seen.connections.values())
     yield _opened(connections, seen.processes)

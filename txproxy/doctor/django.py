@@ -59,14 +59,13 @@ def site_facts(settings: str) -> dict[str, Any]:
             check=False,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            text=True,
-            errors="replace",
+            encoding="utf-8",
             timeout=_TAKES,
         )
-        facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        facts: dict[str, Any] = json.loads(done.stdout)
     except subprocess.TimeoutExpired as error:
         raise TxproxyError(f"{settings} has not been read within {_TAKES:.0f} s") from error
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise TxproxyError(f"{settings} could not be read: its process has said nothing") from error
     if "error" in facts:
         raise TxproxyError(
@@ -102,6 +101,12 @@ def judge_database(database: Facts, facts: Facts) -> Findings:
     """What is to be said about an entry of DATABASES."""
     engine = str(database["ENGINE"])
     yield ok("ENGINE", printable(engine))
+    if not database["AUTOCOMMIT"]:
+        yield warning(
+            "AUTOCOMMIT",
+            "off: each statement begins a transaction that somebody has to end, reading ones too",
+            "Set it to True, and use atomic().",
+        )
     if is_sqlite(database):
         yield from _sqlite(database, facts)
     elif engine == _OURS:

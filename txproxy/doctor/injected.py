@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+_SINCE = (3, 10)  # there is sqlite3.connect/handle
 _STACK = 60  # frames that are written of a stack
 _EVENTS = 200_000  # of a process; then only this is said
 
@@ -50,7 +51,7 @@ class _Log:
     """The file of events."""
 
     def __init__(self, path: str) -> None:
-        self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self.path = path
         self.pid = os.getpid()
         self.written = 0
         self.opened = 0
@@ -65,7 +66,7 @@ class _Log:
     def forked(self) -> None:
         self.pid = os.getpid()
         self.written = self.opened = 0
-        self.write("process", command=sys.argv)
+        self.write("process")
 
     def ended(self) -> None:
         gc.collect()  # what nobody can close any more is not among what is left open
@@ -83,7 +84,13 @@ class _Log:
             said["thread"] = threading.current_thread().name
             said["stack"] = _stack()
         try:
-            os.write(self.file, json.dumps(said).encode("ascii") + b"\n")
+            # Opened for each: a program may close what it has not opened, as daemons do, and
+            # its database may then get the descriptor that this had.
+            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                os.write(file, json.dumps(said).encode("ascii") + b"\n")
+            finally:
+                os.close(file)
         except (OSError, ValueError, TypeError):
             self.over = True
 
@@ -139,10 +146,7 @@ def _look(connection: Any) -> None:
     if record.pid != _log.pid:
         record.pid = _log.pid
         _log.write("carried", connection=record.number)
-    try:
-        now = connection.in_transaction
-    except sqlite3.ProgrammingError:  # closed, or another thread's
-        return
+    now = _in_transaction(connection)
     if now != record.in_transaction:
         record.in_transaction = now
         _log.write("begun" if now else "ended", connection=record.number)
@@ -154,16 +158,18 @@ def _failed(connection: Any, error: sqlite3.ProgrammingError) -> None:
         _log.write("used closed", connection=record.number)
 
 
-def _closing(connection: Any, event: str) -> None:
-    record = getattr(connection, "_txproxy_record", None)
-    if record is None or record.closed:
-        return
+def _in_transaction(connection: Any) -> bool:
     try:
-        in_transaction = connection.in_transaction
-    except sqlite3.ProgrammingError:
-        in_transaction = False
-    record.closed = True
-    _log.write(event, connection=record.number, in_transaction=in_transaction)
+        return bool(connection.in_transaction)
+    except sqlite3.ProgrammingError:  # it is closed, or was never opened
+        return False
+
+
+def _gone(connection: Any, event: str, in_transaction: bool) -> None:
+    record = getattr(connection, "_txproxy_record", None)
+    if record is not None and not record.closed:
+        record.closed = True
+        _log.write(event, connection=record.number, in_transaction=in_transaction)
 
 
 # The subclasses.
@@ -207,6 +213,10 @@ _CONNECTIONS = (
 _CURSORS = (*_STATEMENTS, "fetchone", "fetchmany", "fetchall", "__next__")
 
 
+def _is(factory: Any, base: type) -> bool:
+    return isinstance(factory, type) and issubclass(factory, base)
+
+
 def _shortcut(base: Any, name: str) -> Callable[..., Any]:
     """A method of a class. sqlite3's own execute() would make a plain cursor, past cursor()."""
     method: Callable[..., Any] = getattr(base, name)
@@ -221,24 +231,25 @@ def _shortcut(base: Any, name: str) -> Callable[..., Any]:
     return execute
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)  # noqa: UP033 an old Python is told that it is too old
 def _connections(base: Any) -> Any:
     """The subclass of a class of connections."""
 
     def cursor(self: Any, factory: Any = sqlite3.Cursor) -> Any:
         try:
-            return base.cursor(self, _cursors(factory) if isinstance(factory, type) else factory)
+            watched = _cursors(factory) if _is(factory, sqlite3.Cursor) else factory
+            return base.cursor(self, watched)
         except sqlite3.ProgrammingError as error:
             _failed(self, error)
             raise
 
     def close(self: Any) -> None:
-        # Before: nobody can ask a closed one whether it was in a transaction.
-        _closing(self, "closed")
-        base.close(self)
+        in_transaction = _in_transaction(self)
+        base.close(self)  # which another thread, say, may not
+        _gone(self, "closed", in_transaction)
 
     def __del__(self: Any) -> None:  # noqa: N807
-        _closing(self, "collected")
+        _gone(self, "collected", _in_transaction(self))
         inherited = getattr(base, "__del__", None)
         if inherited is not None:
             inherited(self)
@@ -248,7 +259,7 @@ def _connections(base: Any) -> Any:
     return type(base.__name__, (base,), {**methods, **own, "__module__": base.__module__})
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)  # noqa: UP033 an old Python is told that it is too old
 def _cursors(base: Any) -> Any:
     """The subclass of a class of cursors."""
     methods = {name: _watched(getattr(base, name), _of_cursor) for name in _CURSORS}
@@ -261,7 +272,7 @@ def _connect(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def connect(*arguments: Any, **named: Any) -> Any:
         given = arguments[5] if len(arguments) > 5 else named.pop("factory", sqlite3.Connection)
-        factory = _connections(given) if isinstance(given, type) else given
+        factory = _connections(given) if _is(given, sqlite3.Connection) else given
         if len(arguments) > 5:
             arguments = (*arguments[:5], factory, *arguments[6:])
         else:
@@ -282,7 +293,10 @@ def _connect(original: Callable[..., Any]) -> Callable[..., Any]:
 def _begin(path: str) -> None:
     global _log  # noqa: PLW0603
     _log = _Log(path)
-    _log.write("process", command=getattr(sys, "orig_argv", []))
+    if sys.version_info < _SINCE:
+        _log.write("old", version=sys.version.split()[0])
+        return
+    _log.write("process")
     os.register_at_fork(after_in_child=_log.forked)
     atexit.register(_log.ended)  # the first that is registered runs last
     sys.addaudithook(_hook)

@@ -49,7 +49,7 @@ class InsideFacts:
 
 
 def inside_facts(outside: FileFacts) -> InsideFacts:
-    """Read a file, and write nothing: neither to it nor beside it.
+    """Read a file, and write nothing to it; beside it, nothing but a -shm that a -wal lacks.
 
     A reader of a WAL file makes -wal and -shm where they are missing, as its own user, and, being
     only a reader, leaves them there. So a WAL file at rest, without them, is read as one that

@@ -34,14 +34,15 @@ _LOCAL: Final = re.compile(
 )
 _PASSING: Final = re.compile("ramfs|tmpfs")
 
+_ENDPOINT: Final = "-m txproxy.backends.sqlite"
+
 Findings = Iterator[Finding]
 
 
 def from_outside(facts: FileFacts) -> Findings:
     """What is to be said of a file that is there."""
-    for check in (_names, _in_use, _replaced, _descriptors, _permissions, _wal, _file_system):
+    for check in _CHECKS:
         yield from check(facts)
-    yield from _space(facts)
 
 
 def _names(facts: FileFacts) -> Findings:
@@ -71,6 +72,19 @@ def _in_use(facts: FileFacts) -> Findings:
         others = count(facts.holders.unseen, "process", "processes")
         found += f"; {others} could not be looked into, which takes root (and SYS_PTRACE)"
     yield ok("open in", found, *some(said))
+
+
+def _past_the_endpoint(facts: FileFacts) -> Findings:
+    """Whoever writes beside txproxy's own process waits in no queue."""
+    endpoints = [each for each in processes(facts) if _ENDPOINT in each.words]
+    for holder in processes(facts):
+        if endpoints and holder.writes and holder not in endpoints:
+            yield warning(
+                "past txproxy",
+                f"process {holder.pid} writes to it, beside process {endpoints[0].pid} of txproxy",
+                "Let it connect to txproxy, so that it waits in the queue like all others.",
+                holder.words,
+            )
 
 
 def _use(holder: Holder, index: WalIndex | None) -> str:
@@ -255,3 +269,9 @@ def _space(facts: FileFacts) -> Findings:
         yield warning("disk space", found, "Make room: the WAL grows, and VACUUM needs a copy.")
     else:
         yield ok("disk space", found)
+
+
+_CHECKS: Final = (
+    *(_names, _in_use, _past_the_endpoint, _replaced, _descriptors),
+    *(_permissions, _wal, _file_system, _space),
+)

@@ -16,7 +16,7 @@ import types
 from collections.abc import Iterator
 from typing import Any, Final
 
-_OPTIONS: Final = ("timeout", "transaction_mode", "init_command", "isolation_level", "pool")
+_OPTIONS: Final = ("timeout", "transaction_mode", "init_command")
 _KEYS: Final = (
     "ENGINE", "HOST", "PORT", "CONN_MAX_AGE", "CONN_HEALTH_CHECKS", "ATOMIC_REQUESTS", "AUTOCOMMIT"
 )  # fmt: skip
@@ -176,12 +176,14 @@ def _nested(code: types.CodeType, depth: int) -> Iterator[types.CodeType]:
 
 
 def main() -> int:
-    """Print the facts, or why there are none, behind whatever the site prints."""
-    try:
-        said = facts()
-    except BaseException as error:  # noqa: BLE001 a site may even sys.exit()
-        said = {"error": f"{type(error).__name__}: {error}"}
-    print(f"\n{json.dumps(said)}")  # noqa: T201
+    """Print the facts, or why there are none. What the site prints goes to stderr."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
+        os.dup2(2, 1)
+        try:
+            said = facts()
+        except BaseException as error:  # noqa: BLE001 a site may even sys.exit()
+            said = {"error": f"{type(error).__name__}: {error}"}
+        json.dump(said, out)
     return 0
 
 
