@@ -20,6 +20,8 @@ DRIVER := psycopg
 PLOT :=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The tests start the command hundreds of times: it is compiled once.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test check fix bench bench-idle bench-latency bench-memory compiled \
 	django-suite clean
