@@ -532,8 +532,8 @@ class World:
             elif backend.session is not None:
                 endings.look(backend.session, self.now)
         limit = self.settings.query_wait_timeout
-        while limit and pool.waiters and self.now - pool.waiters[0].queued_at > limit:
-            endings.wait_is_over(pool.waiters.popleft())
+        while limit and pool.waiters and self.now - pool.waiters.since > limit:
+            endings.wait_is_over(pool.waiters.longest())
         pool.look(self.now)
         pool.listener.look(self.now)
         for session in list(pool.sessions):

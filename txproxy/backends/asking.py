@@ -22,9 +22,10 @@ async def take_leave(connection: Any) -> None:
         connection.terminate()
 
 
-async def connect(server: PoolSettings, name: str) -> Any:
-    """A connection of asyncpg's, with this application_name. Raises what the last host or the last
-    way to it has raised.
+async def connect(server: PoolSettings, name: str, *, prepares: int = 0) -> Any:
+    """A connection of asyncpg's, with this application_name. It keeps so many statements prepared:
+    none where another pooler may be behind it. Raises what the last host or the last way to it has
+    raised.
     """
     secret = server.password
     # Not None: asyncpg would look into the environment and ~/.pgpass.
@@ -43,7 +44,7 @@ async def connect(server: PoolSettings, name: str) -> Any:
                     ssl=way.context or False,
                     direct_tls=False,
                     timeout=share,
-                    statement_cache_size=0,
+                    statement_cache_size=prepares,
                     server_settings={"search_path": "pg_catalog", "application_name": name},
                 )
             except Exception as error:

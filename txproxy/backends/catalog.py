@@ -249,11 +249,17 @@ def _trees_why(
 
 # Backends.
 
-_ACTIVITY: Final = _sql("""
-SELECT pid, state, backend_xid IS NULL, backend_xmin IS NULL
-FROM pg_catalog.pg_stat_get_activity(NULL) WHERE pid = ANY ($1) AND datid = (
-    SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-""")
+# With the stamp, which saves a question; so at least one row, whatever has become of the backends.
+_ACTIVITY: Final = _sql(
+    """
+SELECT now.stamp, a.pid, a.state, a.backend_xid IS NULL, a.backend_xmin IS NULL
+FROM (@stamp) AS now(stamp) LEFT JOIN (
+    SELECT * FROM pg_catalog.pg_stat_get_activity(NULL)
+    WHERE pid = ANY ($1) AND datid = (
+        SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+) AS a ON true
+""".replace("@stamp", _STAMP)
+)
 _LOCKS: Final = _sql("""
 SELECT pid,
     pg_catalog.min(pg_catalog.concat(mode, ' on a ', locktype)) FILTER (WHERE NOT is_fine),
@@ -269,12 +275,13 @@ GROUP BY pid
 _UNSAID: Final = "the server does not say what it holds"
 
 
-async def activity(connection: Any, pids: Collection[int]) -> dict[int, str]:
-    """Why each of these backends cannot be let go as it is, or "". Cheap."""
+async def activity(connection: Any, pids: Collection[int]) -> tuple[str, dict[int, str]]:
+    """The stamp, and why each of these backends cannot be let go as it is, or "". Cheap."""
     found = dict.fromkeys(pids, _UNSAID)
-    if not found:
-        return found
-    for pid, state, no_xid, no_xmin in await connection.fetch(_ACTIVITY, list(pids)):
+    rows = await connection.fetch(_ACTIVITY, list(pids))
+    for _, pid, state, no_xid, no_xmin in rows:
+        if pid is None:
+            continue
         if state is None:
             found[pid] = "pg_read_all_stats is needed to see what it does"
         elif state != "idle in transaction":
@@ -285,7 +292,7 @@ async def activity(connection: Any, pids: Collection[int]) -> dict[int, str]:
             found[pid] = "it holds a snapshot"
         else:
             found[pid] = ""
-    return found
+    return rows[0][0], found
 
 
 async def locks(connection: Any, pids: Collection[int]) -> tuple[dict[int, str | set[int]], float]:
@@ -330,9 +337,9 @@ class Knowledge:
         self.relations = Relations()
         self.took = 0.0  # seconds that the server took to look at its locks, the last time
 
-    async def refreshed(self, connection: Any) -> Catalog:
-        """The catalog as it is now; the relations are forgotten if anything has changed."""
-        if self.catalog is None or self.catalog.stamp != await stamp(connection):
+    async def refreshed(self, connection: Any, now: str) -> Catalog:
+        """The catalog as of this stamp; the relations are forgotten if anything has changed."""
+        if self.catalog is None or self.catalog.stamp != now:
             self.relations = Relations()
             self.catalog = await load(connection)
         return self.catalog
@@ -342,12 +349,11 @@ class Knowledge:
 
         The dearer a question, the fewer are left to ask it for.
         """
-        catalog = await self.refreshed(connection)
-        found = {
-            pid: judge(said.texts, catalog, self.allowed, said.conforming)
-            for pid, said in candidates.items()
-        }
-        found.update(await activity(connection, _left(found)))
+        now, found = await activity(connection, candidates.keys())
+        catalog = await self.refreshed(connection, now)
+        for pid, said in candidates.items():
+            why = judge(said.texts, catalog, self.allowed, said.conforming)
+            found[pid] = why or found[pid]  # what a developer can act on goes first
         held, self.took = await locks(connection, _left(found))
         read = {pid: oids for pid, oids in held.items() if not isinstance(oids, str)}
         found.update({pid: why for pid, why in held.items() if isinstance(why, str)})

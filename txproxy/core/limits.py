@@ -163,7 +163,7 @@ class Group:
 
 def _since(needy: "Pool", backend: "Backend") -> float:
     """When the longer began: the pool's waiting, or the backend's being idle."""
-    return min(needy.waiters[0].queued_at, backend.idle_since)
+    return min(needy.waiters.since, backend.idle_since)
 
 
 class BackOff:

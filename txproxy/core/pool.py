@@ -1,4 +1,4 @@
-"""The backends of one (database, server user): an idle LIFO, a FIFO of waiting sessions.
+"""The backends of one (database, server user): an idle LIFO, waiting sessions in order.
 
 The pool decides who gets which backend and when another is wanted; the connections themselves are
 made elsewhere (`PoolPort.connect`). Limits that pools share are in limits.py, what becomes of idle
@@ -19,7 +19,7 @@ So the pause costs a client server_login_retry at most, and no error is older th
 """
 
 from bisect import insort
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from txproxy.config import PoolSettings
@@ -32,6 +32,7 @@ from txproxy.core.settings import NO_SETTINGS, Settings
 from txproxy.core.statements import Texts
 from txproxy.core.stats import Stats
 from txproxy.core.upkeep import Upkeep
+from txproxy.core.waiting import Waiting
 
 if TYPE_CHECKING:
     from txproxy.core.claims import Claim
@@ -68,7 +69,7 @@ class Pool:
         self.credentials: Credentials | None = None
         self.size = settings.pool_size
         self.idle: list[Backend] = []
-        self.waiters: deque[Session] = deque()
+        self.waiters = Waiting()
         self.backends: set[Backend] = set()
         self.sessions: set[Session] = set()
         self.listener = Listener(self)
@@ -168,7 +169,7 @@ class Pool:
         return last
 
     def take_back(self, backend: Backend) -> None:
-        """A clean backend: to the session that has waited longest, else to the idle ones."""
+        """A clean backend: to the session whose turn it is, else to the idle ones."""
         if self.watched and not self._stays(backend):
             return
         backend.idle_since = self.outside.now
@@ -180,7 +181,7 @@ class Pool:
         """A loop, no recursion: a session may be done with its backend before lent() returns."""
         self._handing_out = True
         while self.waiters and self.idle:
-            session = self.waiters.popleft()
+            session = self.waiters.next()
             self.stats.assignments += 1
             try:
                 session.lent(self.idle.pop())
@@ -236,12 +237,11 @@ class Pool:
             return True
         if other.count:
             return False
-        return not self.waiters or other.waiters[0].queued_at < self.waiters[0].queued_at
+        return not self.waiters or other.waiters.since < self.waiters.since
 
     def forget(self, session: "Session") -> None:
         """A session that waits does so no more."""
-        if session in self.waiters:
-            self.waiters.remove(session)
+        self.waiters.remove(session)
 
     # Growing.
 
@@ -286,7 +286,7 @@ class Pool:
         settings = self.settings
         if not (settings.reserve_pool_size and settings.reserve_pool_timeout and self.waiters):
             return self.size
-        waited = self.outside.now - self.waiters[0].queued_at
+        waited = self.outside.now - self.waiters.since
         if waited < settings.reserve_pool_timeout:
             return self.size
         return self.size + settings.reserve_pool_size
@@ -377,8 +377,8 @@ class Pool:
     def _refuse(self, fields: dict[str, str]) -> None:
         """Those who have waited since the last attempt was begun; the others wait for the next."""
         refused = []
-        while self.waiters and self.waiters[0].queued_at <= self._begun_at:
-            refused.append(self.waiters.popleft())
+        while self.waiters and self.waiters.since <= self._begun_at:
+            refused.append(self.waiters.longest())
         for session in refused:
             try:
                 session.refuse_backend(fields)

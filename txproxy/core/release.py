@@ -298,6 +298,7 @@ def _release(session: "Session", backend: "Backend") -> None:
     session.pool.outside.left_open(session, RELEASED, said)
     session.begin = terms(session)
     session.begin_closes = True
+    session.released_at = session.outside.now
     session.said = None
     session.unnamed = False
     session.own_terms = False

@@ -110,6 +110,7 @@ class Session:
         "problem",
         "queued",
         "queued_at",
+        "released_at",
         "replacement",
         "replaying",
         "restore_due",
@@ -120,6 +121,7 @@ class Session:
         "settings",
         "settled",
         "skip_to",
+        "slept_at",
         "stale",
         "start",
         "statement",
@@ -169,6 +171,8 @@ class Session:
         self.listening: Listening | None = None
         self.kept: state.Kept | None = None
         self.replaying = False
+        # When its transaction was released early, until it waits again; when it had slept then.
+        self.released_at = self.slept_at = 0.0
         self.epoch = pool.epoch
         self.logging_in = False
         self.ended = False

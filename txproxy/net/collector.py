@@ -137,7 +137,7 @@ def census(pool: Pool, now: float) -> Census:
     found.idle = max(0, len(pool.sessions) - held)
     found.settling = len(pool.backends) - found.lent - found.resting
     if pool.waiters:
-        found.longest_wait = max(0.0, now - pool.waiters[0].queued_at)
+        found.longest_wait = max(0.0, now - pool.waiters.since)
     return found
 
 

@@ -1,4 +1,8 @@
-"""The janitor: one pass over everything every 50 ms, in place of a timer for each client."""
+"""The janitor: one pass over everything every 50 ms, in place of a timer for each client.
+
+While somebody waits for a backend of a pool, it looks at that pool's sleepers much more often: it
+is for milliseconds then that they may keep their backends.
+"""
 
 import asyncio
 from typing import TYPE_CHECKING, Final
@@ -16,6 +20,7 @@ TICK: Final = 0.05
 """Seconds between two passes."""
 
 _PRESSED: Final = 0.01  # the same while somebody waits for a backend
+_RELEASE: Final = 0.0025  # seconds between two looks at the sleepers of pools that are waited for
 
 _TOO_SLOW: Final = LoginError("client_login_timeout", sqlstate="57P03")
 _ALL_EVERY: Final = 1.0  # seconds between two looks at every client
@@ -28,6 +33,7 @@ class Janitor:
 
     def __init__(self, server: "Server") -> None:
         self._server = server
+        self._passed_to = server.now
         self._look_at_all_at = 0.0
         self._period_at = server.now + server.config.stats_period
         self._watchdog = Watchdog()
@@ -38,21 +44,30 @@ class Janitor:
         server = self._server
         last = server.clock()
         while True:
-            tick = _PRESSED if any(pool.waiters for pool in server.pools.values()) else TICK
+            pressed = [pool for pool in server.pools.values() if pool.waiters]
+            tick = _RELEASE if pressed else TICK
             await asyncio.sleep(tick)
             time = server.clock()
             # A pass that comes late moves every deadline: the clock goes on by two ticks at most.
-            elapsed = min(time - last, 2 * tick)
+            elapsed = min(time - last, 2 * max(tick, _PRESSED))
             last = time
             server.now += elapsed
+            since = server.now - self._passed_to
             try:
-                self._pass(server.now, elapsed)
+                if not pressed or since >= _PRESSED:
+                    self._passed_to = server.now
+                    self._pass(server.now, since)
+                    pressed = [*server.pools.values(), *server.orphans]
+                for pool in pressed:
+                    # `active_at` may be of up to a tick before what it stands for.
+                    release.look(pool, server.now - elapsed)
             except Exception as bug:
                 server.log_bug("janitor", bug)
             self.passed_at = server.clock()
             self._watchdog.alive(self.passed_at)
 
     def _pass(self, now: float, elapsed: float) -> None:
+        """A look at everything; the last was `elapsed` seconds ago."""
         server = self._server
         for pool in [*server.pools.values(), *server.orphans]:
             try:
@@ -86,8 +101,6 @@ class Janitor:
         if pool.waiters or not self._server.draining:
             pool.look(now)
         pool.listener.look(now)
-        # `active_at` may be of up to a tick before what it stands for.
-        release.look(pool, now - elapsed)
 
     def _look_at(self, backend: Backend, now: float) -> None:
         session = backend.session

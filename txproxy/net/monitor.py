@@ -26,6 +26,7 @@ _SLEEPS: Final = 1.0  # seconds in a transaction before the server is asked whom
 _IDLE: Final = 60.0  # seconds that a connection stays without being asked
 _FRESH: Final = 10.0  # seconds that defaults of sessions are taken for the truth
 _PATIENCE: Final = 15.0  # seconds for an answer
+_PREPARES: Final = 20  # more than there are questions
 _PAUSE: Final = 10.0  # seconds until a server that could not be asked is asked again
 
 # What a session of this role finds in this database, unless it says otherwise.
@@ -221,7 +222,7 @@ class _Asker:
     async def _connect(self, clock: Callable[[], float]) -> None:
         self.used_at = clock()
         if self.connection is None:
-            self.connection = await asking.connect(self.settings, _NAME)
+            self.connection = await asking.connect(self.settings, _NAME, prepares=_PREPARES)
 
     async def ask_for_harm(self, sleepers: list[Candidate], clock: Callable[[], float]) -> None:
         """Tell each backend whom its transaction harms. Raises whatever asyncpg raises."""
