@@ -6,6 +6,11 @@ VENV := .venv
 COMPILED := .venv-compiled
 BIN := $(VENV)/bin
 
+# of `make test` and `make compiled`: how many processes run the tests; 0: pytest's own
+WORKERS := auto
+# A file's tests share a proxy. The quick ones come last in their order, and fill the end.
+IN_WORKERS = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 # of `make django-suite`: labels of Django's runtests.py, or --all
 LABELS :=
 PARALLEL := 2
@@ -15,6 +20,8 @@ DRIVER := psycopg
 PLOT :=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The tests start the command hundreds of times: it is compiled once.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test check fix bench bench-idle bench-latency bench-memory bench-sqlite compiled \
 	django-suite clean
@@ -33,7 +40,7 @@ demo: $(VENV)/.demo
 	$(BIN)/txproxy demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_WORKERS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -120,4 +127,4 @@ compiled: $(COMPILED)/bin/python
 		--no-build-isolation --no-deps --wheel-dir "$$work/wheels" "$$work/source"; \
 	"$$venv/bin/python" -m pip install --quiet --force-reinstall --no-deps "$$work"/wheels/*.whl; \
 	"$$venv/bin/python" -c "$$ASSERT_COMPILED"; \
-	"$$venv/bin/python" -m pytest tests/wire tests/core
+	"$$venv/bin/python" -m pytest $(IN_WORKERS) tests/wire tests/core

@@ -6,12 +6,25 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from txproxy.cli.embedded import EmbeddedPostgres
+from txproxy.cli import embedded
+from txproxy.cli.embedded import PORTS, EmbeddedPostgres
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], uvloop.Loop]]:
     """Tests run on the loop that the proxy runs on."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers share nothing: each starts servers of its own, on ports that are its own.
+
+    A port where nobody listens may be that of a server which is down for a moment, or not yet up.
+    """
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+        # a worker that died is replaced by one with a higher number
+        pytest.MonkeyPatch().setattr(embedded, "PORTS", PORTS[number % count :: count])
 
 
 @pytest.fixture(scope="session")

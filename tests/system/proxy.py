@@ -99,12 +99,16 @@ def prepare(server: EmbeddedPostgres) -> EmbeddedPostgres:
 def backends(server: EmbeddedPostgres) -> list[Backend]:
     """The backends of the proxy that the server knows, by pid."""
     with direct(server, "postgres") as connection:
-        rows = connection.execute(
-            "SELECT pid, coalesce(state, ''), usename, application_name, query"
-            " FROM pg_stat_activity"
-            " WHERE backend_type = 'client backend' AND usename <> 'postgres' ORDER BY pid"
-        )
-        return [Backend(*row) for row in rows]
+        return _backends(connection)
+
+
+def _backends(connection: psycopg.Connection[Any]) -> list[Backend]:
+    rows = connection.execute(
+        "SELECT pid, coalesce(state, ''), usename, application_name, query"
+        " FROM pg_stat_activity"
+        " WHERE backend_type = 'client backend' AND usename <> 'postgres' ORDER BY pid"
+    )
+    return [Backend(*row) for row in rows]
 
 
 def pids(server: EmbeddedPostgres) -> set[int]:
@@ -114,8 +118,10 @@ def pids(server: EmbeddedPostgres) -> set[int]:
 
 def complaints(server: EmbeddedPostgres) -> list[str]:
     """What is not clean about the proxy's backends, from outside: transactions, locks, tables."""
-    found = [f"in a transaction: {each}" for each in backends(server) if each.in_transaction]
     with direct(server) as connection:
+        found = [
+            f"in a transaction: {each}" for each in _backends(connection) if each.in_transaction
+        ]
         found += [
             f"a lock: {row}"
             for row in connection.execute(

@@ -60,11 +60,9 @@ ROLES: Final = {
 }
 
 
-@pytest.fixture(scope="module", params=["new", "old"])
-def guarded(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
+@contextlib.contextmanager
+def guard(bin_dir: Path | None) -> Iterator[EmbeddedPostgres]:
     """A server of our own that lets nobody in without a password."""
-    old = request.param == "old"
-    bin_dir = request.getfixturevalue("debian_bin_dir") if old else None
     with EmbeddedPostgres(bin_dir=bin_dir) as server:
         prepare(server)
         with direct(server) as admin:
@@ -88,6 +86,25 @@ def guarded(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
         lines = ["host all hashed all md5", "host all all all scram-sha-256"]
         with pg_hba(server, *lines):
             yield server
+
+
+@pytest.fixture(scope="module")
+def new() -> Iterator[EmbeddedPostgres]:
+    with guard(None) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def old(debian_bin_dir: Path) -> Iterator[EmbeddedPostgres]:
+    with guard(debian_bin_dir) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["new", "old"])
+def guarded(request: pytest.FixtureRequest) -> EmbeddedPostgres:
+    """Each server in turn. They stay: the tests go to and fro."""
+    found: EmbeddedPostgres = request.getfixturevalue(request.param)
+    return found
 
 
 def asking(server: EmbeddedPostgres, directory: Path, **settings: Any) -> Proxy:

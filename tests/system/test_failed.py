@@ -19,7 +19,17 @@ import pytest
 from psycopg.pq import TransactionStatus
 
 from tests.system import wire
-from tests.system.proxy import DATABASE, USER, Proxy, ask, backends, direct, prepare, token
+from tests.system.proxy import (
+    DATABASE,
+    USER,
+    Proxy,
+    ask,
+    backends,
+    direct,
+    prepare,
+    token,
+    wait_until,
+)
 from tests.system.test_django import Site
 from tests.system.wire import (
     COPY_DONE,
@@ -363,7 +373,11 @@ def test_what_differs(proxy: Proxy) -> None:
 
 def assert_free(proxy: Proxy) -> None:
     """The only backend is in no transaction, and another client has it."""
-    assert not any(each.in_transaction for each in backends(proxy.server))
+    found = wait_until(
+        lambda: [each for each in backends(proxy.server) if each.in_transaction],
+        lambda busy: not busy,
+    )
+    assert found == []
     with proxy.connect() as other:
         ask(other)
         assert other.execute("SELECT count(*) FROM pg_stat_activity").fetchone()
