@@ -55,6 +55,18 @@ def test_psycopg(shared: Endpoint, database: str) -> None:
         assert client.execute("SELECT count(*) FROM t").fetchone() == ("7",)
 
 
+def test_psycopg_deallocates_after_a_rollback(shared: Endpoint, database: str) -> None:
+    with psycopg.connect(shared.conninfo(database), autocommit=True) as client:
+        client.prepare_threshold = 0
+        for _ in range(3):
+            client.execute("BEGIN")
+            client.execute("INSERT INTO t (b) VALUES (%s)", (1,))
+            client.execute("ROLLBACK")
+        for command in ("deallocate prepare one;", 'DEALLOCATE "two"', "DEALLOCATE ALL"):
+            said = client.execute(command.encode(), prepare=False).statusmessage
+            assert said == ("DEALLOCATE ALL" if command.endswith("ALL") else "DEALLOCATE")
+
+
 def test_psycopg_in_a_pipeline(shared: Endpoint, database: str) -> None:
     with psycopg.connect(shared.conninfo(database), autocommit=True) as client:
         with client.pipeline():

@@ -231,6 +231,10 @@ class Conversation:
         if COMMAND.fullmatch(body[:-1]):
             self._begin_backup()
             return True
+        if tag := self._prepared.deallocate(body[:-1]):
+            self._out += [encode.command_complete(tag), _SYNC]
+            self.submit()
+            return True
         if self._files.command(self._file, body[:-1], self._obeyed):
             self.course.is_waiting = True
             return True
