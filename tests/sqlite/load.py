@@ -158,16 +158,16 @@ class Load:
         self.failures[error.sqlstate or "lost"] += 1
         self.messages[error.sqlstate or "lost"] = str(error)
 
-    def check(self, path: Path, end: int | None = None) -> None:
-        """AssertionError: the file is broken, or holds what it must not, or too little.
+    def check(self, *paths: Path, end: int | None = None) -> None:
+        """AssertionError: a file is broken, or they hold what they must not, or too little.
 
-        Opens it in this process: the endpoint's must have ended, and the clients.
+        Opens them in this process: the endpoint's must have ended, and the clients.
         """
-        with contextlib.closing(sqlite3.connect(path)) as found:
-            assert found.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            rows = Counter[tuple[int, int, int]](
-                found.execute("SELECT client, number, part FROM t")
-            )
+        rows = Counter[tuple[int, int, int]]()
+        for path in paths:
+            with contextlib.closing(sqlite3.connect(path)) as found:
+                assert found.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+                rows.update(found.execute("SELECT client, number, part FROM t"))
         for group in self.groups:
             group.check(rows, end)
         assert sum(rows.values()) == sum(

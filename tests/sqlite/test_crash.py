@@ -209,21 +209,23 @@ def test_a_foreign_process_holds_the_lock_for_too_long(tmp_path: Path) -> None:
     assert set(clients.failures) == {"55P03"}, clients.messages
 
 
-def test_the_file_is_replaced_while_it_is_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{}, {"commit_train": True}])
+def test_the_file_is_replaced_while_it_is_open(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Nothing is acknowledged into a file that nobody finds, and RECONNECT takes the new one."""
-    with Endpoint(tmp_path) as endpoint:
+    with Endpoint(tmp_path, **settings) as endpoint:
         path = endpoint.create(FILE, *load.SCHEMA)
-        with Load(endpoint, FILE, clients=4) as before:
-            before.go_on()
+        with Load(endpoint, FILE, clients=4) as clients:
+            clients.go_on()
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{path}{suffix}").rename(f"{path}.old{suffix}")
             endpoint.create(FILE, *load.SCHEMA)
-            before.fail("58030", 8)
-        endpoint.tell({"do": "reopen", "path": str(path)})
-        with Load(endpoint, FILE, clients=4) as after:
-            after.go_on()
-    before.check(Path(f"{path}.old"))
-    after.check(path)
+            clients.fail("58030", 8)
+            told = clients.told
+            clients.fail("58030", 50)
+            assert clients.told <= told + 4  # those whose thread had not come to it
+            endpoint.tell({"do": "reopen", "path": str(path)})
+            clients.go_on()
+    clients.check(Path(f"{path}.old"), path)
 
 
 def test_the_owner_is_stopped_and_started_elsewhere(tmp_path: Path) -> None:
