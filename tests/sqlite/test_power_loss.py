@@ -111,7 +111,7 @@ def test_what_was_acknowledged_outlives_the_power(
     trace = told / "trace"
     runs = ("-m", "tests.sqlite.power_loss", str(told))
     with Endpoint(tmp_path, runs=runs, **settings) as endpoint:
-        path = endpoint.create("a.db", load.SCHEMA)
+        path = endpoint.create("a.db", *load.SCHEMA)
         files = {path.name: path.read_bytes()}
         with Load(endpoint, "a.db", 4, clock=lambda: trace.stat().st_size) as clients:
             clients.go_on(100)
@@ -121,8 +121,11 @@ def test_what_was_acknowledged_outlives_the_power(
                 Fault.end(told)
             clients.go_on(150)
     clients.check(path)
+    content = trace.read_bytes()
+    written = {event.name for _, event in disk.events(content) if event.kind == disk.WRITE}
+    assert path.name in written, "there was no checkpoint"
     chance = random.Random(7)
-    for number, (end, played) in enumerate(failures(files, trace.read_bytes(), seed=4)):
+    for number, (end, played) in enumerate(failures(files, content, seed=4)):
         where = tmp_path / f"after{number}"
         disk.put(where, played.fail(chance))
         clients.check(where / path.name, end)

@@ -326,3 +326,10 @@ def test_what_a_session_asks_of_its_last_statement(shared: Endpoint, database: s
         assert other.rows(asked) == [(3, 1, 1)]
         # Without an insert the last one counts: its own.
         assert client.run("INSERT OR IGNORE INTO t VALUES (1, 1)").tags == ["INSERT 2 0"]
+
+
+def test_a_portal_is_run_once(shared: Endpoint, database: str) -> None:
+    with Raw(shared, database) as client:
+        reply = client.ask(parse("INSERT INTO t (b) VALUES (1)"), bind(), execute(), execute())
+        assert (reply.tags, reply.errors[0]["C"]) == (["INSERT 1 1"], "55000")
+        assert client.rows("SELECT count(*) FROM t") == [(1,)]
