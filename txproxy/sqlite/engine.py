@@ -16,6 +16,7 @@ The cases, in the order of the code:
 
 import sqlite3
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NoReturn
 from weakref import WeakSet
@@ -36,7 +37,6 @@ from txproxy.wire.codes import IDLE, IN_FAILED
 _ELSEWHERE: Final = frozenset((1, 8, 10, 14, 26))
 """ERROR, READONLY, IOERR, CANTOPEN, NOTADB of a reader here: let the server say what there is."""
 
-_SAVEPOINTS: Final = frozenset((Kind.SAVEPOINT, Kind.RELEASE, Kind.ROLLBACK_TO))
 _BEGIN: Final = Statement("BEGIN")
 _LOST: Final = "the connection was lost, and with it the transaction"
 _STALE: Final = "the transaction was rolled back: others had written since it read"
@@ -373,7 +373,8 @@ class Engine:
         self.refresh()
         self._open.clear()
         if self._session.status != IDLE:
-            self.rollback()  # and wait for it: whoever comes next is not to meet it
+            with suppress(sqlite3.Error):  # and wait for it: who comes next is not to meet it
+                self.rollback()
         self._session.close()
         if self.reading.readers is not None:
             self.reading.readers.close()
