@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -51,6 +52,7 @@ def proxy_settings() -> Mapping[str, Any]:
 @pytest.fixture(scope="module", autouse=True)
 def shop(server: EmbeddedPostgres) -> Iterator[None]:
     with direct(server, user=USER) as owner:
+        owner.execute("SET application_name = 'owner'")
         owner.execute("CREATE TABLE shop (id int PRIMARY KEY, price int)")
         owner.execute("INSERT INTO shop SELECT n, n * 10 FROM generate_series(1, 9) AS n")
         yield
@@ -265,7 +267,7 @@ def test_django(proxy: Proxy, driver: str) -> None:
 # Speaking at the very moment.
 
 RACERS: Final = 12
-ROUNDS: Final = 60
+ROUNDS: Final = int(os.environ.get("TXPROXY_TEST_RACES", "60"))
 
 
 async def test_speaking_at_the_moment_of_release(proxy: Proxy) -> None:
@@ -298,6 +300,102 @@ async def race(proxy: Proxy, r: random.Random) -> None:
                 await client.execute("INSERT INTO races VALUES ($1, 2)", mine)
     finally:
         await client.close()
+
+
+# Server connections that die just then: asked about, committing, or begun again.
+
+_ANY_OF_OURS: Final = """
+SELECT pg_terminate_backend(pid) FROM (
+    SELECT pid FROM pg_stat_activity WHERE usename = $1 AND application_name <> 'owner'
+    ORDER BY (state = 'idle in transaction') = $2 DESC, random() LIMIT 1) AS victim
+"""
+
+
+@pytest.mark.timeout(1200)
+async def test_a_backend_that_dies_at_the_moment_of_release(proxy: Proxy) -> None:
+    """Nobody gets another's answer; what was committed is there once, what failed is not."""
+    with direct(proxy.server, user=USER) as owner:
+        owner.execute("CREATE TABLE deaths (id text)")
+    racers = [Mortal(proxy, random.Random(n)) for n in range(RACERS)]
+    try:
+        killer = asyncio.create_task(kill_at_random(proxy.server, random.Random(0)))
+        try:
+            await asyncio.gather(*(each.live() for each in racers))
+        finally:
+            killer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await killer
+        with direct(proxy.server, user=USER) as owner:
+            rows = [row[0] for row in owner.execute("SELECT id FROM deaths").fetchall()]
+        assert len(rows) == len(set(rows))
+        for each in racers:
+            assert each.committed <= set(rows)
+            assert not each.failed & set(rows)
+        assert sum(len(each.failed) for each in racers) > ROUNDS // 10, "nobody was hit"
+        assert sum(len(each.committed) for each in racers) > ROUNDS
+        assert await asyncio.to_thread(wait_until, lambda: works(proxy), bool)
+    finally:
+        with direct(proxy.server, user=USER) as owner:
+            owner.execute("DROP TABLE deaths")
+
+
+def works(proxy: Proxy) -> bool:
+    """The last to die may not be gone yet."""
+    with proxy.connect() as client, contextlib.suppress(psycopg.OperationalError):
+        return client.execute("SELECT 'works'").fetchone() == ("works",)
+    return False
+
+
+async def kill_at_random(server: EmbeddedPostgres, r: random.Random) -> None:
+    admin = await asyncpg.connect(
+        host=server.host, port=server.port, user="postgres", database="postgres"
+    )
+    try:
+        while True:
+            await asyncio.sleep(r.uniform(0, 0.06))
+            await admin.fetch(_ANY_OF_OURS, USER, r.random() < 0.6)
+    finally:
+        await admin.close()
+
+
+class Mortal:
+    """A client whose backends die. What it knows of its rows: committed, failed, or neither."""
+
+    def __init__(self, proxy: Proxy, r: random.Random) -> None:
+        self.proxy = proxy
+        self.r = r
+        self.committed: set[str] = set()
+        self.failed: set[str] = set()
+
+    async def live(self) -> None:
+        proxy = self.proxy
+        client = await asyncpg.connect(
+            host=proxy.host, port=proxy.port, user=USER, database=DATABASE
+        )
+        try:
+            for _ in range(ROUNDS // 2):
+                mine = token()
+                try:
+                    await self.read_and_write(client, mine)
+                except asyncpg.PostgresError as error:
+                    if error.sqlstate != "08007":  # its COMMIT may have been carried out
+                        self.failed.add(mine)
+                    if client.is_in_transaction():
+                        await client.execute("ROLLBACK")
+                else:
+                    self.committed.add(mine)
+        finally:
+            await client.close()
+
+    async def read_and_write(self, client: "asyncpg.Connection[Any]", mine: str) -> None:
+        r = self.r
+        await client.execute("BEGIN")
+        for _ in range(r.randrange(1, 3)):
+            assert await client.fetch("SELECT $1::text", mine) == [(mine,)]
+            await asyncio.sleep(r.uniform(0.04, 0.12))
+        assert await client.fetch("SELECT $1::text", mine) == [(mine,)]
+        await client.execute("INSERT INTO deaths VALUES ($1)", mine)
+        await client.execute("COMMIT")
 
 
 # Transactions at random, released whenever they sleep, next to others that write.
