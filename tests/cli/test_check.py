@@ -74,6 +74,7 @@ database app
   waiting for one         at most 2min
   idle in a transaction   at most 1500ms, then the client is told 25P03 and disconnected; \
 a client may set up to 5min for itself
+  the same, only read     keeps its server connection
   a statement             no limit
   a transaction           no limit
   a silent client         no limit
@@ -87,6 +88,8 @@ as the user that the client gives
   waiting for one         at most 2min
   idle in a transaction   at most 30s, then it is reported and left alone; \
 a client may only shorten that
+  the same, only read     gives its server connection back after 100ms, or 10ms if others wait, \
+and goes on with another
   a statement             at most 250ms
   a transaction           no limit
   a silent client         no limit
@@ -187,6 +190,8 @@ database app
   waiting for one         at most 2min
   idle in a transaction   at most 30s, then it is rolled back and the client is told 25P03; \
 a client may only shorten that
+  the same, only read     gives its server connection back after 100ms, or 10ms if others wait, \
+and goes on with another
   a statement             no limit
   a transaction           no limit
   a silent client         no limit
@@ -202,6 +207,8 @@ as the user that the client gives
   waiting for one         at most 2min
   idle in a transaction   at most 30s, then it is rolled back and the client is told 25P03; \
 a client may only shorten that
+  the same, only read     gives its server connection back after 100ms, or 10ms if others wait, \
+and goes on with another
   a statement             no limit
   a transaction           no limit
   a silent client         no limit
@@ -232,6 +239,24 @@ def test_check_says_what_the_configuration_means(
 
 def test_check_says_what_a_configuration_for_production_means() -> None:
     assert "\n".join([*describe(parse(FOR_PRODUCTION, "x"))][2:]) + "\n" == ITS_MEANING
+
+
+@pytest.mark.parametrize(
+    ("setting", "meaning"),
+    [
+        ('early_release = "report"', "keeps its server connection; counted if it could"),
+        ('early_release = "off"', "keeps its server connection\n"),
+        ("deferred_begin = false", "keeps its server connection\n"),
+        ('early_release_after = "2s"', "gives its server connection back after 2s, or 10ms if"),
+    ],
+)
+def test_check_says_what_becomes_of_sleeping_readers(
+    setting: str, meaning: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "proxy.toml"
+    path.write_text(f'[proxy]\n{setting}\n[databases.app]\nhost = "127.0.0.1"\n')
+    assert main(["check", str(path)]) == 0
+    assert f"  the same, only read     {meaning}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,7 @@ def _limits(database: Database, pool: PoolSettings, config: Config) -> Rows:
 def _session(settings: SessionSettings) -> Rows:
     yield "waiting for one", _limit(settings.query_wait_timeout)
     yield "idle in a transaction", _idle(settings)
+    yield "the same, only read", _early_release(settings)
     yield "a statement", _limit(settings.query_timeout)
     yield "a transaction", _limit(settings.transaction_timeout)
     yield "a silent client", _limit(settings.client_idle_timeout)
@@ -226,6 +227,18 @@ def _idle(settings: SessionSettings) -> str:
         longest = duration_text(settings.idle_transaction_timeout_max)
         return f"{limit}; a client may set up to {longest} for itself"
     return f"{limit}; a client may only shorten that"
+
+
+def _early_release(settings: SessionSettings) -> str:
+    shares = settings.pool_mode == "transaction" and settings.deferred_begin
+    if settings.early_release == "off" or not shares:
+        return "keeps its server connection"
+    after = duration_text(settings.early_release_after)
+    least = duration_text(settings.early_release_min)
+    when = f"after {after}, or {least} if others wait"
+    if settings.early_release == "report":
+        return f"keeps its server connection; counted if it could give it back {when}"
+    return f"gives its server connection back {when}, and goes on with another"
 
 
 def _file(file: SqliteFile, config: Config) -> Rows:
