@@ -1,17 +1,22 @@
 """The order in which sessions wait for a backend."""
 
-from types import SimpleNamespace
-from typing import Any
-
+from tests.core.scenario import World
+from txproxy.core.session import Session
 from txproxy.core.waiting import REMEMBERED, SLEPT, TURN, Waiting
 
+WORLD = World()
 
-def session(name: str, queued_at: float, *, released_at: float = 0.0) -> Any:
-    return SimpleNamespace(name=name, queued_at=queued_at, released_at=released_at, slept_at=0.0)
+
+def session(name: str, queued_at: float, *, released_at: float = 0.0) -> Session:
+    session = WORLD.client().session
+    session.user = name
+    session.queued_at = queued_at
+    session.released_at = released_at
+    return session
 
 
 def served(waiting: Waiting) -> list[str]:
-    return [waiting.next().name for _ in range(len(waiting))]  # type: ignore[attr-defined]
+    return [waiting.next().user for _ in range(len(waiting))]
 
 
 def test_they_are_served_in_the_order_in_which_they_came() -> None:
