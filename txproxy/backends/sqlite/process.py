@@ -5,6 +5,7 @@ import base64
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import monotonic
@@ -53,6 +54,10 @@ class Process:
             self._tick()
         for session in list(self._sessions.values()):
             session.close()
+        # Whoever waits for a lock, or cannot be interrupted, does not keep us.
+        watchdog = threading.Timer(_PATIENCE, os._exit, (_STUCK,))
+        watchdog.daemon = True
+        watchdog.start()
         async with self._opening:
             for file in self._files.values():
                 file.close()
