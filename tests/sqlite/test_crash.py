@@ -23,8 +23,9 @@ from tests.sqlite.load import Load
 from tests.sqlite.power_loss import Fault
 
 CRASHES = int(os.environ.get("TXPROXY_TEST_CRASHES", "5"))
-ROOT = Path(__file__).parents[2]
 FILE = "a.db"
+# On a machine that is busy with other things nobody's turn may come for seconds.
+PATIENT: dict[str, Any] = {"busy_timeout": 60.0}
 
 pytestmark = pytest.mark.timeout(120 + 5 * CRASHES)
 
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.timeout(120 + 5 * CRASHES)
 @pytest.mark.parametrize("settings", [{}, {"journal_mode": "delete"}, {"commit_train": True}])
 def test_the_process_is_killed_in_mid_load(tmp_path: Path, settings: dict[str, Any]) -> None:
     chance = random.Random(5)
-    with Endpoint(tmp_path, **settings) as endpoint:
+    with Endpoint(tmp_path, **PATIENT, **settings) as endpoint:
         path = endpoint.create(FILE, *load.SCHEMA)
         with Load(endpoint, FILE, clients=6) as clients:
             for _ in range(CRASHES):
@@ -55,7 +56,7 @@ def test_the_process_is_killed_in_mid_load(tmp_path: Path, settings: dict[str, A
 def test_some_take_down_what_is_committed_with_them(
     tmp_path: Path, settings: dict[str, Any], ways: load.Ways, first: str, failures: set[str]
 ) -> None:
-    with Endpoint(tmp_path, **settings) as endpoint:
+    with Endpoint(tmp_path, **PATIENT, **settings) as endpoint:
         path = endpoint.create(FILE, *load.SCHEMA)
         with Load(endpoint, FILE, clients=6, ways=ways, first=first) as clients:
             clients.go_on(40 * CRASHES)
@@ -82,7 +83,7 @@ with psycopg.connect(sys.argv[1], autocommit=True) as c:
 
 
 def test_clients_are_killed_in_mid_transaction(tmp_path: Path) -> None:
-    with Endpoint(tmp_path) as endpoint:
+    with Endpoint(tmp_path, **PATIENT) as endpoint:
         path = endpoint.create(FILE, *load.SCHEMA, "CREATE TABLE v (a)")
         with Load(endpoint, FILE, clients=3) as clients:
             for _ in range(CRASHES):
@@ -116,7 +117,7 @@ def failing(tmp_path: Path, **settings: Any) -> Iterator[tuple[Load, Path, Path]
     told = tmp_path / "told"
     told.mkdir()
     runs = ("-m", "tests.sqlite.power_loss", str(told))
-    with Endpoint(tmp_path, runs=runs, **settings) as endpoint:
+    with Endpoint(tmp_path, runs=runs, **PATIENT, **settings) as endpoint:
         path = endpoint.create(FILE, *load.SCHEMA)
         with Load(endpoint, FILE, clients=4) as clients:
             clients.go_on()
@@ -174,7 +175,7 @@ def test_a_foreign_process_holds_the_lock(tmp_path: Path, journal_mode: str, beg
         f"c.execute('BEGIN {begin}'); print(1, flush=True); sys.stdin.readline(); "
         "c.execute(\"INSERT INTO t VALUES (-1, 0, 0, '')\"); c.execute('COMMIT')"
     )
-    with Endpoint(tmp_path, busy_timeout=60.0, journal_mode=journal_mode) as endpoint:
+    with Endpoint(tmp_path, **PATIENT, journal_mode=journal_mode) as endpoint:
         path = endpoint.create(FILE, *load.SCHEMA)
         with Load(endpoint, FILE, clients=4) as clients:
             clients.go_on()
@@ -212,7 +213,7 @@ def test_a_foreign_process_holds_the_lock_for_too_long(tmp_path: Path) -> None:
 @pytest.mark.parametrize("settings", [{}, {"commit_train": True}])
 def test_the_file_is_replaced_while_it_is_open(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Nothing is acknowledged into a file that nobody finds, and RECONNECT takes the new one."""
-    with Endpoint(tmp_path, **settings) as endpoint:
+    with Endpoint(tmp_path, **PATIENT, **settings) as endpoint:
         path = endpoint.create(FILE, *load.SCHEMA)
         with Load(endpoint, FILE, clients=4) as clients:
             clients.go_on()
@@ -230,7 +231,7 @@ def test_the_file_is_replaced_while_it_is_open(tmp_path: Path, settings: dict[st
 
 def test_the_owner_is_stopped_and_started_elsewhere(tmp_path: Path) -> None:
     """Two processes never own one file: the second one says so, and gets it when the first ends."""
-    with Endpoint(tmp_path) as endpoint:
+    with Endpoint(tmp_path, **PATIENT) as endpoint:
         endpoint.create(FILE, *load.SCHEMA)
         with psycopg.connect(endpoint.conninfo(FILE), autocommit=True) as mine:
             mine.execute(load.INSERT, (1, 1, 1, ""))
