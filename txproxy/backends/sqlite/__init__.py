@@ -1,0 +1,1 @@
+"""SQLite files behind PostgreSQL's protocol, in a process of their own."""

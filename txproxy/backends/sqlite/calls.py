@@ -1,0 +1,150 @@
+"""What goes to the threads that run statements, and comes back: jobs of calls of portals."""
+
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+from txproxy.backends.sqlite.errors import Fields
+from txproxy.backends.sqlite.pragmas import DEFAULTS, SessionPragmas
+from txproxy.backends.sqlite.replies import Row, RowEncoder
+from txproxy.backends.sqlite.requests import Parameter
+from txproxy.backends.sqlite.statements import Kind, Statement
+
+# Kinds of jobs.
+READING: Final = 0  # on a reader
+UNIT: Final = 1  # each call by itself, committed with what others want
+ALONE: Final = 2  # each call by itself, in SQLite's autocommit
+HOLDING: Final = 3  # takes the token, and keeps it while its transaction lasts
+HELD: Final = 4  # the holder's
+
+# How a call has ended.
+DONE: Final = 0
+SUSPENDED: Final = 1  # it has as many rows as its Execute asks for
+MORE: Final = 2  # its reply is long enough for now
+
+
+class Answers:
+    """What SQLite's last_insert_rowid(), changes() and total_changes() say to one session."""
+
+    def __init__(self) -> None:
+        self.last_insert_rowid = 0
+        self.changes = 0
+        self.total_changes = 0
+
+
+class Portal:
+    """A statement with its parameters; an open cursor between Executes. `formats`: of results."""
+
+    def __init__(
+        self,
+        statement: Statement,
+        parameters: tuple[Parameter, ...],
+        formats: tuple[int, ...],
+        encode: RowEncoder | None,
+    ) -> None:
+        self.statement = statement
+        self.parameters = parameters
+        self.formats = formats
+        self.encode = encode
+        self.rows: Iterator[Row] | None = None  # of an open one
+        self.reader: Reads | None = None  # that has it open, outside transactions
+        self.is_done = False
+        self.is_lost = False  # closed before its end, not by its client
+
+    def close(self) -> None:
+        """Its cursor, in the thread that it belongs to."""
+        if self.rows is not None:
+            self.rows = None
+            self.is_lost = True
+
+    def __repr__(self) -> str:
+        return f"<Portal {self.statement.text[:40]!r}>"
+
+
+class Call:
+    """One Execute of a portal: `limit` rows at most, 0 for all."""
+
+    __slots__ = ("delivered", "failure", "is_void", "limit", "outcome", "portal", "reply")
+
+    def __init__(self, portal: Portal, limit: int = 0) -> None:
+        self.portal = portal
+        self.limit = limit
+        self.reply: list[bytes] = []
+        self.failure: Fields | None = None
+        self.outcome = DONE
+        self.is_void = False  # getting the token is all that it wants
+        self.delivered = 0  # rows, when it was paused
+
+
+class Waits(Protocol):
+    """Whoever waits for a job."""
+
+    def finished(self, job: "Job") -> None:
+        """Called in the loop's thread, once for each time the job was given to a thread."""
+
+    def deliver(self, call: "Call") -> bool:
+        """Rows of a call that has more; whether to go on with it now."""
+
+
+class Reads(Protocol):
+    """What a writer needs of the reader that had a transaction's snapshot."""
+
+    def is_fresh(self) -> bool:
+        """Whether nothing was committed since its snapshot began. From any thread."""
+
+
+class Job:
+    """Calls to be run one after the other, until one fails.
+
+    `deadline` is a time.monotonic() by which it wants to be run; 0: it has time.
+    """
+
+    def __init__(self, owner: Waits, kind: int, calls: list[Call], answers: Answers) -> None:
+        self.owner = owner
+        self.kind = kind
+        self.calls = calls
+        self.answers = answers
+        self.pragmas: SessionPragmas = DEFAULTS
+        self.position = 0  # of the call that is run
+        self.since = 0.0
+        self.deadline = 0.0
+        self.cancelled = False
+        self.begins = False  # a snapshot, before its first call
+        self.snapshot: Reads | None = None  # which the token must not come too late for
+        self.savepoints: list[str] = []  # to be made as soon as it has the token
+        self.in_transaction = False  # afterwards
+        self.is_taken = False  # from the queue
+        self.started = False  # it holds the token, or did
+
+    def __repr__(self) -> str:
+        return f"<Job {self.kind} {self.position}/{len(self.calls)}>"
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether no call follows the one that was run last."""
+        return self.position + 1 == len(self.calls)
+
+    @property
+    def changes_schema(self) -> bool:
+        """Whether a call of it does, if all goes well."""
+        return any(call.portal.statement.kind is Kind.DDL for call in self.calls)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the call that was run last has failed, and with it those that follow."""
+        return self.calls[self.position].failure is not None
+
+    def fail(self, fields: Fields) -> None:
+        """Without having been run, or whatever has become of it."""
+        call = self.calls[self.position]
+        call.reply = []
+        call.failure = fields
+
+    def restart(self) -> None:
+        """As if it had not been run."""
+        self.position = 0
+        for call in self.calls:
+            call.reply = []
+            call.failure = None
+            call.outcome = DONE
+            call.delivered = 0
+            call.portal.rows = None

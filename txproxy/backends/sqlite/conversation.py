@@ -1,0 +1,412 @@
+"""A client's messages, and what they lead to.
+
+    Parse ─▶ Prepared ─Bind▶ Portal ─Execute▶ Call ─▶ Job ─▶ a thread ─▶ finished() ─▶ replies
+
+Replies are kept in order in `_out`, with the call itself where its reply will be. While a job is
+away no message is taken. But what follows an Execute up to Sync, and cannot outlive a failure,
+joins the same job: executemany is one message to the writer's thread, and one back.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import apsw
+
+from txproxy.backends.sqlite import calls, replies, requests
+from txproxy.backends.sqlite.calls import Call, Portal
+from txproxy.backends.sqlite.course import Course
+from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
+from txproxy.backends.sqlite.file import File
+from txproxy.backends.sqlite.statements import Kind, Statement
+from txproxy.errors import ProtocolError, TxproxyError
+from txproxy.wire import encode
+from txproxy.wire.codes import BIND, CLOSE, DESCRIBE, EXECUTE, FLUSH, PARSE, QUERY, SYNC
+
+_STATEMENTS: Final = 5000  # prepared ones of a session
+_PORTALS: Final = 1000
+_TEXTS: Final = 64 << 20  # bytes of their texts
+
+
+class Prepared:
+    """What Parse has said; looked at when it is needed first, and when the schema has changed."""
+
+    __slots__ = ("generation", "oids", "sql", "statement")
+
+    def __init__(self, sql: bytes, oids: tuple[int, ...]) -> None:
+        self.sql = sql
+        self.oids = oids
+        self.statement: Statement | None = None
+        self.generation = 0
+
+
+class _Sync:
+    """Where ReadyForQuery stands among the replies."""
+
+
+_SYNC: Final = _Sync()
+
+
+class Conversation:
+    """`write` sends bytes; `go` is called when the next message may be taken."""
+
+    def __init__(
+        self,
+        file: File,
+        parameters: dict[str, str],
+        write: Callable[[bytes], None],
+        go: Callable[[], None],
+    ) -> None:
+        self._file = file
+        self._write = write
+        self._go = go
+        self._out: list[bytes | Call | _Sync] = []
+        self._prepared: dict[bytes, Prepared] = {}
+        self._texts = 0
+        self.portals: dict[bytes, Portal] = {}
+        self._script: bytes | None = None  # what is left of a Query
+        self._is_skipping = False
+        self._is_paused = False  # the client does not read
+        self.course = Course(file, self, parameters)
+
+    def __repr__(self) -> str:
+        return f"<Conversation {self.course!r}>"
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no message may be taken now."""
+        return self.course.is_waiting
+
+    def take(self, kind: int, body: bytes) -> bool:
+        """One message; False: not before the job that is being collected has been run."""
+        if self._is_skipping and kind != SYNC:
+            return True
+        try:
+            return _TAKE[kind](self, body)
+        except KeyError:
+            self.fail(fields(ProtocolError(f"message {chr(kind)!r} is not understood here")))
+        except Exception as error:  # noqa: BLE001 - preparing may raise whatever apsw does
+            self.fail(fields(error))
+        return True
+
+    def submit(self) -> None:
+        """Nothing more joins: the job goes its way, or the replies do."""
+        self.course.submit()
+        if self._out and not self.is_waiting:
+            self._reply()
+
+    # Extended protocol.
+
+    def _parse(self, body: bytes) -> bool:
+        message = requests.parse(body)
+        if message.name and self.course.job is not None:
+            return False
+        if message.name in self._prepared and message.name:
+            raise TxproxyError("the prepared statement exists already", sqlstate="42P05")
+        self._forget(message.name)
+        self._texts += len(message.sql)
+        if len(self._prepared) >= _STATEMENTS or self._texts > _TEXTS:
+            self._texts -= len(message.sql)
+            raise TxproxyError("too many prepared statements", sqlstate="54000")
+        self._prepared[message.name] = Prepared(message.sql, message.oids)
+        self._out.append(encode.PARSE_COMPLETE)
+        return True
+
+    def _forget(self, name: bytes) -> None:
+        old = self._prepared.pop(name, None)
+        if old is not None:
+            self._texts -= len(old.sql)
+
+    def _bind(self, body: bytes) -> bool:
+        message = requests.bind(body)
+        if message.portal:
+            if self.course.job is not None:
+                return False
+            if message.portal in self.portals:
+                raise TxproxyError("the portal exists already", sqlstate="42P03")
+            if len(self.portals) >= _PORTALS:
+                raise TxproxyError("too many portals", sqlstate="54000")
+        prepared = self._find(message.statement)
+        statement = self._resolve(prepared)
+        if statement is None:
+            return False
+        old = self.portals.get(message.portal)
+        if old is not None and old.rows is not None:
+            if self.course.job is not None:
+                return False
+            self.course.drop(old)
+        self.portals[message.portal] = _portal(statement, message, prepared.oids)
+        self._out.append(encode.BIND_COMPLETE)
+        return True
+
+    def _find(self, name: bytes) -> Prepared:
+        prepared = self._prepared.get(name)
+        if prepared is None:
+            raise TxproxyError("the prepared statement does not exist", sqlstate="26000")
+        return prepared
+
+    def _resolve(self, prepared: Prepared) -> Statement | None:
+        """What it is; None: the message is to be taken again, when that is known."""
+        if prepared.statement is not None and prepared.generation == self.course.generation:
+            return prepared.statement
+        if not self.course.has_own_schema:
+            statement = self._file.inspect(prepared.sql)
+            if statement.rest and self._file.inspect(statement.rest.encode()).kind != Kind.EMPTY:
+                raise SqliteError(
+                    "You can only execute one statement at a time.",
+                    apsw.SQLITE_MISUSE,
+                    sqlstate="42601",
+                )
+            prepared.statement, prepared.generation = statement, self.course.generation
+            return statement
+        if self.course.job is None:
+            self.course.inspect(prepared.sql, lambda found: self._resolved(prepared, found))
+        return None
+
+    def _resolved(self, prepared: Prepared, found: Statement | Exception) -> None:
+        if isinstance(found, Exception):
+            # Of a message that will be taken again, and skipped.
+            self.fail(fields(found))
+        else:
+            prepared.statement, prepared.generation = found, self.course.generation
+        self._go()
+
+    def _describe(self, body: bytes) -> bool:
+        kind, name = requests.target(body)
+        if kind == b"P":
+            portal = self._portal(name)
+            self._out.append(_description(portal))
+            return True
+        if self.course.job is not None:
+            return False
+        statement = self._resolve(self._find(name))
+        if statement is None:
+            return False
+        self._out.append(encode.parameter_description([_TEXT] * _count(statement)))
+        if statement.columns:
+            formats = (0,) * len(statement.columns)
+            self._out.append(replies.row_description(statement.columns, formats, private=False))
+        else:
+            self._out.append(encode.NO_DATA)
+        return True
+
+    def _portal(self, name: bytes) -> Portal:
+        portal = self.portals.get(name)
+        if portal is None:
+            raise TxproxyError("the portal does not exist", sqlstate="34000")
+        return portal
+
+    def _execute(self, body: bytes) -> bool:
+        name, limit = requests.execute(body)
+        call = Call(self._portal(name), limit)
+        if self.course.job is not None:
+            if not self.course.join(call):
+                return False
+            self._out.append(call)
+        else:
+            self._run(call)
+        return True
+
+    def _close(self, body: bytes) -> bool:
+        if self.course.job is not None:
+            return False
+        kind, name = requests.target(body)
+        if kind == b"P":
+            portal = self.portals.pop(name, None)
+            if portal is not None:
+                self.course.drop(portal)
+        else:
+            self._forget(name)
+        self._out.append(encode.CLOSE_COMPLETE)
+        return True
+
+    def _flush(self, _: bytes) -> bool:
+        return self.course.job is None
+
+    def _sync(self, _: bytes) -> bool:
+        self._is_skipping = False
+        self._out.append(_SYNC)
+        self.submit()
+        return True
+
+    # Simple protocol.
+
+    def _query(self, body: bytes) -> bool:
+        if self.course.job is not None:
+            return False
+        self._script = body[:-1]
+        self._is_skipping = False
+        self._next_statement(is_first=True)
+        return True
+
+    def _next_statement(self, *, is_first: bool = False) -> None:
+        """Go on with a Query, as far as nothing has to be waited for."""
+        while self._script is not None and not self.is_waiting:
+            if self.course.has_own_schema and self._script.strip():
+                self.course.inspect(self._script, self._inspected)
+                return
+            try:
+                self._statement(self._file.inspect(self._script), is_first)
+            except Exception as error:  # noqa: BLE001 - whatever preparing raises
+                self.fail(fields(error))
+            is_first = False
+            self.course.submit()
+
+    def _inspected(self, found: Statement | Exception) -> None:
+        try:
+            if isinstance(found, Exception):
+                raise found
+            self._statement(found, is_first=False)
+        except Exception as error:  # noqa: BLE001 - whatever preparing raises
+            self.fail(fields(error))
+        self._go_on()
+
+    def _statement(self, statement: Statement, is_first: bool) -> None:
+        if statement.kind is Kind.EMPTY:
+            if is_first:
+                self._out.append(encode.EMPTY_QUERY)
+            self._script = None
+            self._out.append(_SYNC)
+            return
+        self._script = statement.rest.encode()
+        message = requests.Bind(b"", b"", (), [None] * _count(statement), ())
+        portal = _portal(statement, message, ())
+        if statement.columns:
+            self._out.append(_description(portal))
+        self._run(Call(portal))
+
+    # Both.
+
+    def _run(self, call: Call) -> None:
+        """What the course answers by itself, or the call, whose reply comes later."""
+        reply = self.course.run(call)
+        self._out.append(call if reply is None else reply)
+
+    def fail(self, why: Fields) -> None:
+        """An error in its place among the replies."""
+        self._out.append(replies.error(why))
+        if self._script is None:
+            self._is_skipping = True
+        else:
+            self._script = None
+            self._out.append(_SYNC)
+
+    def finished(self, job: calls.Job) -> None:
+        """Of `Waits`: a thread has run it, or nobody will."""
+        if self.course.finished(job):
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self.course.submit()
+        if self._script is not None and not self.is_waiting:
+            failed = self._reply()
+            if failed:
+                self._script = None
+                self._write(encode.ready(self.course.status))
+            self._next_statement()
+        if not self.is_waiting:
+            self._reply()
+            self._go()
+
+    def deliver(self, call: Call) -> bool:
+        """Rows of a call that goes on, after those of the replies before it. Whether the client
+        takes more now; else `Course.resume` is called.
+        """
+        reply, call.reply = call.reply, []
+        before = []
+        while self._out and isinstance(part := self._out[0], bytes):
+            before.append(part)
+            del self._out[0]
+        while self._out and self._out[0] is not call:
+            part = self._out.pop(0)
+            assert isinstance(part, (bytes, Call))
+            before += [part] if isinstance(part, bytes) else part.reply
+        self._write(b"".join(before + reply))
+        return not self._is_paused
+
+    def _reply(self) -> bool:
+        """Send what there is up to now. Whether it ends with an error."""
+        parts: list[bytes] = []
+        failed = False
+        for part in self._out:
+            if part is _SYNC:
+                failed = False
+                parts.append(encode.ready(self.course.status))
+            elif failed:
+                continue
+            elif isinstance(part, bytes):
+                parts.append(part)
+            elif isinstance(part, Call):
+                parts += part.reply
+                if part.failure is not None:
+                    parts.append(replies.error(part.failure))
+                    failed = True
+        if failed and self._script is None:
+            self._is_skipping = True
+        self._out = []
+        if parts:
+            self._write(b"".join(parts))
+        return failed
+
+    def pause(self) -> None:
+        """The client does not read what it has asked for."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """It does again."""
+        self._is_paused = False
+        self.course.resume()
+
+    def end(self) -> None:
+        """The client is gone."""
+        self.course.leave()
+        self._prepared.clear()
+        self._out.clear()
+
+
+_TEXT: Final = 25
+
+
+def _count(statement: Statement) -> int:
+    """Parameters as a client counts them: $2 alone is the second of two."""
+    names = statement.parameter_names
+    if names and all(name and name.isdecimal() for name in names):
+        return max(statement.parameters, *(int(name or 0) for name in names))
+    return statement.parameters
+
+
+def _portal(statement: Statement, message: requests.Bind, oids: tuple[int, ...]) -> Portal:
+    parameters = requests.parameters(message, oids)
+    is_private = requests.is_private(message)
+    expected = statement.parameters if is_private else _count(statement)
+    if len(parameters) != expected:
+        raise ProtocolError(f"Bind has {len(parameters)} parameters, the statement {expected}")
+    if not is_private and expected:
+        names = statement.parameter_names
+        if names and all(name and name.isdecimal() for name in names):
+            # SQLite gives $2 its index by where it stands first; PostgreSQL's clients count.
+            parameters = [parameters[int(name or 0) - 1] for name in names]
+    columns = statement.columns
+    if not columns:
+        return Portal(statement, tuple(parameters), (), None)
+    formats = replies.formats_for(message.results, len(columns))
+    return Portal(statement, tuple(parameters), formats, replies.encoder(columns, formats))
+
+
+def _description(portal: Portal) -> bytes:
+    columns = portal.statement.columns
+    if not columns:
+        return encode.NO_DATA
+    private = replies.is_private(portal.formats)
+    return replies.row_description(columns, portal.formats, private)
+
+
+_TAKE: Final[dict[int, Callable[[Conversation, bytes], bool]]] = {
+    PARSE: Conversation._parse,  # noqa: SLF001 - its own
+    BIND: Conversation._bind,  # noqa: SLF001
+    DESCRIBE: Conversation._describe,  # noqa: SLF001
+    EXECUTE: Conversation._execute,  # noqa: SLF001
+    CLOSE: Conversation._close,  # noqa: SLF001
+    FLUSH: Conversation._flush,  # noqa: SLF001
+    SYNC: Conversation._sync,  # noqa: SLF001
+    QUERY: Conversation._query,  # noqa: SLF001
+}

@@ -1,0 +1,293 @@
+"""One file: its queue, its threads, and what is known of its statements. The loop's side of it."""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, Protocol
+
+import apsw
+
+from txproxy.backends.sqlite import calls, opening, replies, statements
+from txproxy.backends.sqlite.calls import Job
+from txproxy.backends.sqlite.errors import SqliteError, fields
+from txproxy.backends.sqlite.opening import Settings
+from txproxy.backends.sqlite.owner import Owner
+from txproxy.backends.sqlite.reader import Reader
+from txproxy.backends.sqlite.statements import Statement
+from txproxy.backends.sqlite.tokens import Tokens
+from txproxy.backends.sqlite.train import Train
+from txproxy.backends.sqlite.writer import Writer
+
+READERS: Final = 64
+"""Connections that read, at most: each may keep a snapshot, and a thread."""
+
+_STATEMENTS: Final = 2000  # texts whose statements are remembered
+_LONG: Final = 16_384  # bytes of a text that is not
+_INSPECTOR_PATIENCE: Final = 50  # milliseconds, in which the loop stands still
+
+
+class User(Protocol):
+    """A session, as its file sees it."""
+
+    statements: int
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+
+
+class File:
+    """Opened by `File.open`, in a thread: it may have to wait for another process."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, path: str, settings: Settings) -> None:
+        self._loop = loop
+        self.path = path
+        self.settings = settings
+        self._owner = Owner(path)
+        self.tokens = Tokens()
+        self.users: set[User] = set()
+        self.generation = 0  # of the schema, as far as it is known
+        self.statements = 0  # of sessions that are gone
+        self.late = 0  # jobs that have waited too long
+        self.reaped = 0  # transactions that slept for too long
+        self.rolled_back = 0  # of those that would have written
+        self._statements: dict[bytes, Statement] = {}
+        self._readers: list[Reader] = []
+        self._idle: list[Reader] = []
+        self._wanting: deque[Job] = deque()  # no reader is left for these
+        self._reader_of: dict[Job, Reader] = {}
+        self.train: Train | None = None
+        try:
+            commit = self._deliver
+            if settings.has_train:
+                self.train = Train(path, self._deliver, self._reopen)
+                commit = self.train.board
+            self.writer = Writer(path, settings, self.tokens, self._deliver, commit)
+            self._open_inspector()
+        except BaseException:
+            self._owner.release()
+            raise
+
+    def _open_inspector(self) -> None:
+        self._inspector, _ = opening.connect(self.path, self.settings, writes=False)
+        self._inspector.set_busy_timeout(_INSPECTOR_PATIENCE)
+        self._schema = self._inspector.pragma("schema_version")
+        self.page_size = int(self._inspector.pragma("page_size"))
+        found = os.stat(self.path)  # noqa: PTH116 - no Path on purpose: nothing here may open it
+        self.identity = f"{found.st_dev}:{found.st_ino}"
+
+    def close(self) -> None:
+        """Roll back what is open, close everything. Blocks until the threads have ended."""
+        for thread in self._threads:
+            thread.close()
+        for thread in self._threads:
+            thread.join()
+        if self.train is not None:
+            self.train.close()
+            self.train.join()
+        self._inspector.close(force=True)
+        self._owner.release()
+
+    @property
+    def _threads(self) -> list[Reader | Writer]:
+        return [*self._readers, self.writer]
+
+    # Statements.
+
+    def inspect(self, sql: bytes) -> Statement:
+        """The first statement of a text. Raises what `statements.inspect` does, UnicodeError."""
+        found = self._statements.get(sql)
+        if found is None:
+            found = statements.inspect(self._inspector, sql.decode())
+            if len(sql) < _LONG:
+                if len(self._statements) >= _STATEMENTS:
+                    self._statements.clear()
+                self._statements[sql] = found
+        return found
+
+    def schema_changed(self) -> None:
+        """What was known of statements may not be true any more."""
+        self.generation += 1
+        self._statements.clear()
+
+    # Writing.
+
+    def ask(self, job: Job) -> None:
+        """Stand in the queue for the token."""
+        job.since = monotonic()
+        if self.tokens.ask(job):
+            self.writer.wake()
+
+    # Reading.
+
+    def read(self, job: Job, reader: Reader | None = None) -> None:
+        """Run it on this reader, else on one that is leased for it: see `reader_of`."""
+        if reader is None:
+            reader = self._lease()
+            if reader is None:
+                job.since = monotonic()
+                self._wanting.append(job)
+                return
+        self._reader_of[job] = reader
+        reader.give(job)
+
+    def reader_of(self, job: Job) -> Reader | None:
+        """The reader that has run it."""
+        return self._reader_of.pop(job, None)
+
+    def _lease(self) -> Reader | None:
+        if self._idle:
+            reader = self._idle.pop()
+        elif len(self._readers) < READERS:
+            reader = Reader(self.path, self.settings, self._deliver_one)
+            self._readers.append(reader)
+        else:
+            return None
+        reader.leased = monotonic()
+        return reader
+
+    def release(self, reader: Reader, *, is_clean: bool) -> None:
+        """Its session does not need it any more; not is_clean: it has something open there."""
+        if not is_clean:
+            reader.reset()
+        reader.leased = 0.0
+        if self._wanting:
+            job = self._wanting.popleft()
+            reader.leased = monotonic()
+            self._reader_of[job] = reader
+            reader.give(job)
+        else:
+            self._idle.append(reader)
+
+    # Stopping.
+
+    def withdraw(self, job: Job) -> bool:
+        """Whether it was still waiting, and is not run."""
+        if job.kind == calls.READING:
+            if job in self._wanting:
+                self._wanting.remove(job)
+                return True
+            return False
+        return job.kind != calls.HELD and self.tokens.withdraw(job)
+
+    def interrupt(self, job: Job) -> None:
+        """Stop it where it is; one that has been withdrawn is not meant."""
+        job.cancelled = True
+        reader = self._reader_of.get(job)
+        if reader is not None:
+            reader.interrupt(job)
+        else:
+            self.writer.interrupt(job)
+
+    def inspect_on_writer(self, sql: bytes, then: Callable[[Statement | Exception], None]) -> None:
+        """The same, in the transaction of the token's holder."""
+
+        def run(writer: Writer) -> None:
+            found: Statement | Exception
+            try:
+                found = statements.inspect(writer.connect(), sql.decode())
+            except Exception as error:  # noqa: BLE001 - it is told to whoever has asked
+                found = error
+            self._loop.call_soon_threadsafe(then, found)
+
+        self.writer.do(run)
+
+    def pragma(self, name: str) -> tuple[replies.Cell, ...] | None:
+        """What a PRAGMA answers that only asks. apsw.Error."""
+        row: tuple[replies.Cell, ...]
+        for row in self._inspector.execute(f"PRAGMA {name}"):
+            return row
+        return None
+
+    def roll_back(self) -> None:
+        """End the transaction of the token's holder."""
+        self.rolled_back += 1
+        self.writer.do(Writer.roll_back)
+
+    # What comes back; the first three are called by the threads.
+
+    def _deliver(self, jobs: list[Job]) -> None:
+        self._loop.call_soon_threadsafe(self._finished, jobs)
+
+    def _deliver_one(self, job: Job) -> None:
+        self._loop.call_soon_threadsafe(job.owner.finished, job)
+
+    def _reopen(self) -> None:
+        self.writer.do(Writer.disconnect)
+
+    def _finished(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            if job.kind != calls.UNIT and job.changes_schema:
+                self.schema_changed()
+            job.owner.finished(job)
+
+    # Time.
+
+    def tick(self, now: float) -> None:
+        """Whoever has waited too long is told so; sessions look at their clocks."""
+        for job in self.tokens.withdraw_late(now):
+            self._too_late(job)
+        for job in [job for job in self._wanting if 0 < job.deadline <= now]:
+            self._wanting.remove(job)
+            self._too_late(job)
+        for user in list(self.users):
+            user.tick(now)
+        self._check_queries(now)
+
+    def _too_late(self, job: Job) -> None:
+        self.late += 1
+        job.fail(_LOCKED)
+        job.owner.finished(job)
+
+    def _check_queries(self, now: float) -> None:
+        limit = self.settings.query_timeout
+        if not limit:
+            return
+        for thread in self._threads:
+            job = thread.running
+            if job is not None and now - thread.since > limit:
+                job.cancelled = True
+                thread.interrupt(job)
+
+    def overdue(self, now: float, patience: float) -> bool:
+        """Whether a statement goes on so long after it should have stopped."""
+        limit = self.settings.query_timeout
+        return bool(limit) and any(
+            thread.running is not None and now - thread.since > limit + patience
+            for thread in self._threads
+        )
+
+    def look_at_schema(self) -> None:
+        """Another process may have changed it."""
+        try:
+            schema = self._inspector.pragma("schema_version")
+        except apsw.Error:
+            return
+        if schema != self._schema:
+            self._schema = schema
+            self.schema_changed()
+
+    def leave(self, user: User) -> None:
+        """A session is over."""
+        self.users.discard(user)
+        self.statements += user.statements
+
+    def reopen(self) -> None:
+        """Open what is there now; transactions that write are rolled back."""
+        for reader in self._idle:
+            reader.close()
+            self._readers.remove(reader)
+        self._idle.clear()
+        self._reopen()
+        self._inspector.close(force=True)
+        self._open_inspector()
+        self.schema_changed()
+
+    @property
+    def leased(self) -> list[Reader]:
+        """The readers that sessions have leased."""
+        return [reader for reader in self._readers if reader.leased]
+
+
+_LOCKED: Final = fields(SqliteError("database is locked", apsw.SQLITE_BUSY))

@@ -1,0 +1,26 @@
+"""One owner for each file: a lock on a file of its own beside it, never on the database."""
+
+import fcntl
+import os
+from typing import Final
+
+SUFFIX: Final = "-txproxy"
+
+
+class Owner:
+    """Holds the lock while it lives. BlockingIOError: another process does; OSError: no lock file
+    can be made there.
+    """
+
+    def __init__(self, path: str) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd = os.open(path + SUFFIX, flags, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._fd)
+            raise
+
+    def release(self) -> None:
+        """The file stays: removing it could let two believe that they own it."""
+        os.close(self._fd)

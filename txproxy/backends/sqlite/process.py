@@ -1,0 +1,208 @@
+"""The SQLite process: clients that the proxy hands over, the files that they speak of."""
+
+import asyncio
+import base64
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+import apsw
+
+from txproxy.backends.sqlite import replies, report
+from txproxy.backends.sqlite.channel import Channel, Line
+from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
+from txproxy.backends.sqlite.file import File
+from txproxy.backends.sqlite.opening import Settings
+from txproxy.backends.sqlite.owner import SUFFIX
+from txproxy.backends.sqlite.session import Client, Session
+from txproxy.errors import TxproxyError
+
+_TICK: Final = 0.05  # seconds
+_REPORT: Final = 20  # ticks
+_PATIENCE: Final = 5.0  # seconds for a statement to end after it was interrupted
+_STUCK: Final = 3  # exit status
+
+_CANCELLED: Final = fields(SqliteError("interrupted", apsw.SQLITE_INTERRUPT))
+
+
+class Process:
+    """All of it, from "ready" to the end of the channel."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, channel: socket.socket) -> None:
+        self._loop = loop
+        self._channel = Channel(loop, channel, self._take, self._lost)
+        self._sessions: dict[int, Session] = {}
+        self._files: dict[str, File] = {}
+        self._opening = asyncio.Lock()
+        self._ended = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ticks = 0
+        self._reported = False
+        self._is_draining = False
+
+    async def serve(self) -> None:
+        """Until the channel ends."""
+        self._channel.tell({"is": "ready"})
+        while not self._ended.is_set():
+            await asyncio.sleep(_TICK)
+            self._tick()
+        for session in list(self._sessions.values()):
+            session.close()
+        for file in self._files.values():
+            file.close()
+
+    def _take(self, line: Line) -> None:
+        _DO[line["do"]](self, line)
+
+    def _lost(self) -> None:
+        self._ended.set()
+
+    def _log(self, level: str, event: str, **more: Any) -> None:
+        self._channel.tell({"is": "log", "level": level, "event": event, "fields": more})
+
+    # Clients.
+
+    def _client(self, line: Line) -> None:
+        sock = self._channel.next_socket()
+        task = self._loop.create_task(self._adopt(line, sock))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _adopt(self, line: Line, sock: socket.socket) -> None:
+        client = Client.of(line)
+        sock.setblocking(False)
+        try:
+            file = await self._file(client.path, line["file"])
+            session = Session(client, file, self)
+            self._sessions[client.number] = session
+            await self._loop.connect_accepted_socket(lambda: session, sock)
+        except Exception as error:  # noqa: BLE001 - whatever opening the file raises
+            await self._refuse(client, sock, _refusal(error, client))
+            return
+        rest = base64.b64decode(line["rest"])
+        if rest:
+            session.data_received(rest)
+
+    async def _refuse(self, client: Client, sock: socket.socket, why: Fields) -> None:
+        self._log("warning", "sqlite_refused", database=client.database, error=why.message)
+        with sock:
+            try:
+                await self._loop.sock_sendall(sock, replies.error(why, "FATAL"))
+            except OSError:
+                pass
+        self._channel.tell({"is": "closed", "id": client.number})
+
+    async def _file(self, path: str, settings: dict[str, Any]) -> File:
+        real = _real(path)
+        async with self._opening:
+            if real not in self._files:
+                wanted = Settings.of(settings)
+                self._files[real] = await asyncio.to_thread(_open, self._loop, real, wanted)
+            return self._files[real]
+
+    def closed(self, session: Session) -> None:
+        """A client is gone."""
+        if self._sessions.pop(session.client.number, None) is not None:
+            self._channel.tell({"is": "closed", "id": session.client.number})
+
+    def _cancel(self, line: Line) -> None:
+        session = self._sessions.get(line["id"])
+        if session is not None:
+            session.conversation.course.cancel(_CANCELLED)
+
+    def _close(self, line: Line) -> None:
+        session = self._sessions.get(line["id"])
+        if session is not None:
+            why = line["fields"]
+            session.die(Fields(why["C"], apsw.SQLITE_ERROR, "SQLITE_ERROR", why["M"]))
+
+    def _reap(self, line: Line) -> None:
+        session = self._sessions.get(line["id"])
+        if session is not None:
+            session.conversation.course.reap("the transaction was rolled back by an administrator")
+
+    def _drain(self, _: Line) -> None:
+        self._is_draining = True
+
+    # Files.
+
+    def _reopen(self, line: Line) -> None:
+        file = self._files.get(_real(line["path"]))
+        if file is not None:
+            file.reopen()
+
+    def _settings(self, line: Line) -> None:
+        file = self._files.get(_real(line["path"]))
+        if file is not None:
+            file.settings = Settings.of(line["file"])
+
+    # Time.
+
+    def _tick(self) -> None:
+        now = monotonic()
+        for file in self._files.values():
+            file.tick(now)
+            if file.overdue(now, _PATIENCE):
+                # No interrupt reaches it, and it may keep the interpreter from everybody.
+                os._exit(_STUCK)
+        if self._is_draining:
+            self._send_away()
+        self._ticks += 1
+        if self._ticks % _REPORT == 0 or (self._reported and not self._sessions):
+            self._report(now)
+
+    def _send_away(self) -> None:
+        for session in list(self._sessions.values()):
+            if session.conversation.course.is_between:
+                session.die(Fields("57P01", apsw.SQLITE_ERROR, "SQLITE_ERROR", _SHUTDOWN))
+        if not self._sessions:
+            self._is_draining = False
+            self._channel.tell({"is": "drained"})
+
+    def _report(self, now: float) -> None:
+        for file in self._files.values():
+            file.look_at_schema()
+        if self._sessions or self._reported:
+            self._reported = bool(self._sessions)
+            self._channel.tell(report.line(self._files.values(), self._sessions.values(), now))
+
+
+_SHUTDOWN: Final = "terminating connection due to administrator command"
+
+
+def _real(path: str) -> str:
+    return str(Path(path).resolve())
+
+
+def _open(loop: asyncio.AbstractEventLoop, path: str, settings: Settings) -> File:
+    if not Path(path).is_file():
+        raise TxproxyError(f'the file "{path}" does not exist', sqlstate="3D000")
+    return File(loop, path, settings)
+
+
+def _refusal(error: Exception, client: Client) -> Fields:
+    """Why a client may not in."""
+    if isinstance(error, BlockingIOError):
+        message = f'another process owns "{client.path}": it has locked {client.path}{SUFFIX}'
+        return Fields("55000", apsw.SQLITE_BUSY, "SQLITE_BUSY", message)
+    if isinstance(error, TxproxyError):
+        return fields(error)._replace(code=apsw.SQLITE_CANTOPEN, name="SQLITE_CANTOPEN")
+    found = fields(error) if isinstance(error, apsw.Error) else None
+    message = f'"{client.path}" cannot be opened: {error}'
+    if found is None:
+        return Fields("58030", apsw.SQLITE_CANTOPEN, "SQLITE_CANTOPEN", message)
+    return found._replace(sqlstate="58030", message=message)
+
+
+_DO: Final[dict[str, Callable[[Process, Line], None]]] = {
+    "client": Process._client,  # noqa: SLF001 - its own
+    "cancel": Process._cancel,  # noqa: SLF001
+    "close": Process._close,  # noqa: SLF001
+    "drain": Process._drain,  # noqa: SLF001
+    "reopen": Process._reopen,  # noqa: SLF001
+    "reap": Process._reap,  # noqa: SLF001
+    "file": Process._settings,  # noqa: SLF001
+}

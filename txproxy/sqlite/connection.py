@@ -1,0 +1,437 @@
+"""The connection of the DB-API, as `sqlite3.Connection` is used.
+
+What runs Python while a statement runs (functions, collations, an authorizer) and what handles the
+file itself (backup, blobs) is there for the readers of this process, and nowhere else: on the
+server it is the configuration's.
+
+Source: https://docs.python.org/3/library/sqlite3.html#connection-objects
+"""
+
+import logging
+import os
+import sqlite3
+import sys
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing, suppress
+from typing import Any, Final, Literal, Self
+from urllib.parse import unquote
+
+from txproxy import __version__
+from txproxy.sqlite import limits, place
+from txproxy.sqlite.cursor import Cursor
+from txproxy.sqlite.engine import Engine
+from txproxy.sqlite.link import LEGACY, Link, checked_autocommit, checked_level
+from txproxy.sqlite.local import Readers, Setting
+from txproxy.sqlite.protocol import address_of, user
+from txproxy.sqlite.session import Session
+
+log = logging.getLogger("txproxy.sqlite")
+
+HOST: Final = "/run/txproxy"
+PORT: Final = 6432
+
+_ELSEWHERE: Final = "{} needs a reader in this process, and the server reads: {}"
+_said: set[tuple[str, str]] = set()  # what has been logged, once for each file
+
+
+class Connection:
+    """A file, by way of the endpoint that holds it.
+
+    As `sqlite3.Connection`, and: `host` is the directory of the proxy's unix socket and `port` its
+    number; `reads` says who reads outside of writing transactions: "local" this process, "server"
+    the server, "auto" this process where it may.
+
+    sqlite3.OperationalError: the endpoint is not there, it has no such file, or with "local" why
+    that cannot be.
+    """
+
+    Warning = sqlite3.Warning
+    Error = sqlite3.Error
+    InterfaceError = sqlite3.InterfaceError
+    DatabaseError = sqlite3.DatabaseError
+    DataError = sqlite3.DataError
+    OperationalError = sqlite3.OperationalError
+    IntegrityError = sqlite3.IntegrityError
+    InternalError = sqlite3.InternalError
+    ProgrammingError = sqlite3.ProgrammingError
+    NotSupportedError = sqlite3.NotSupportedError
+
+    _link: Link | None = None
+
+    def __init__(
+        self,
+        database: Any,
+        timeout: float = 5.0,
+        detect_types: int = 0,
+        isolation_level: str | None = "",
+        check_same_thread: bool = True,  # noqa: FBT001, FBT002
+        factory: Any = None,
+        cached_statements: int = 128,
+        uri: bool = False,  # noqa: FBT001, FBT002
+        *,
+        host: str = HOST,
+        port: int = PORT,
+        reads: Literal["auto", "local", "server"] = "auto",
+        autocommit: int = LEGACY,
+    ) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        checked_level(isolation_level)
+        checked_autocommit(autocommit)
+        if reads not in {"auto", "local", "server"}:
+            raise ValueError('reads must be "auto", "local" or "server"')
+        self._database = name_of(database, is_uri=uri)
+        self._reads = reads
+        self._timeout = timeout
+        self._detect_types = detect_types
+        self._cached = cached_statements
+        self._identity: tuple[str, ...] = ()
+        self._objection = 'reads="server"'
+        self._limits: dict[int, int] = {}
+        self.row_factory: Any = None
+        said = {
+            "user": user(),
+            "database": self._database,
+            "client_encoding": "UTF8",
+            "application_name": os.path.basename(sys.argv[0] if sys.argv else ""),  # noqa: PTH119
+            "busy_timeout": str(max(0, int(timeout * 1000))),
+        }
+        session = Session(address_of(host, port), said)
+        engine = Engine(session, detect_types, cached_statements)
+        session.open(lambda parameters: self._settle(engine, parameters))
+        self._link = Link(
+            engine,
+            is_bound=check_same_thread,
+            isolation_level=isolation_level,
+            autocommit=autocommit,
+        )
+
+    def _settle(self, engine: Engine, said: Mapping[str, str]) -> None:
+        """Who reads, now that the server has said which file it holds."""
+        _compare_versions(said)
+        if self._reads == "server":
+            return
+        names = ("txproxy.file", "txproxy.file_id", "txproxy.journal_mode")
+        identity = tuple(said.get(name, "") for name in names)
+        if identity == self._identity:
+            return
+        self._identity = identity
+        self._objection = place.objection(said)
+        engine.readers = None
+        if not self._objection:
+            path = said["txproxy.file"]
+            engine.readers = Readers(path, self._timeout, self._detect_types, self._cached)
+        elif self._reads == "local":
+            raise sqlite3.OperationalError(f"{self._database} cannot be read here: {self._objection}")
+        else:
+            _log_once(self._database, f"the server reads {self._database}: {self._objection}")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.{type(self).__qualname__} {self._database!r}>"
+
+    @property
+    def link(self) -> Link:
+        """What its cursors use. sqlite3.ProgrammingError: there is none."""
+        if self._link is None:
+            raise sqlite3.ProgrammingError("Base Connection.__init__ not called.")
+        return self._link
+
+    # Statements
+
+    def cursor(self, factory: Callable[[Any], Any] = Cursor) -> Any:
+        """A cursor; `factory` makes it of this connection."""
+        self.link.engine()
+        cursor = factory(self)
+        if not issubclass(type(cursor), Cursor):  # whatever it says that its class is
+            raise TypeError(f"factory must return a cursor, not {type(cursor).__name__}")
+        if self.row_factory is not None:
+            cursor.row_factory = self.row_factory
+        return cursor
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Any:
+        """A cursor that has run this statement."""
+        return self.cursor().execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> Any:
+        """A cursor that has run this statement with each of these."""
+        return self.cursor().executemany(sql, parameters)
+
+    def executescript(self, sql_script: str, /) -> Any:
+        """A cursor that has run this script."""
+        return self.cursor().executescript(sql_script)
+
+    def __call__(self, *sql: str) -> Any:
+        """The statement of one text; of no use but to `sqlite3` itself."""
+        self.link.engine()
+        if len(sql) != 1:
+            raise TypeError(f"one statement expected, not {len(sql)}")
+        return self.link.statement(sql[0])
+
+    # Transactions
+
+    def commit(self) -> None:
+        """COMMIT, if a transaction is open."""
+        self.link.commit()
+
+    def rollback(self) -> None:
+        """ROLLBACK, if a transaction is open."""
+        self.link.rollback()
+
+    def __enter__(self) -> Self:
+        self.link.engine()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> Literal[False]:
+        if kind is None:
+            try:
+                self.commit()
+            except BaseException:
+                self.rollback()
+                raise
+        else:
+            self.rollback()
+        return False
+
+    def close(self) -> None:
+        """Close; what is not committed is rolled back."""
+        self.link.close()
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        return self.link.in_transaction
+
+    @property
+    def isolation_level(self) -> str | None:
+        """How Python's own transactions begin; None: they do not."""
+        return self.link.isolation_level
+
+    @isolation_level.setter
+    def isolation_level(self, level: str | None) -> None:
+        self.link.isolation_level = level
+
+    @property
+    def autocommit(self) -> int:
+        """LEGACY_TRANSACTION_CONTROL (-1), True or False, in every Python."""
+        return self.link.autocommit
+
+    @autocommit.setter
+    def autocommit(self, value: int) -> None:
+        self.link.autocommit = value
+
+    @property
+    def total_changes(self) -> int:
+        """The rows that this connection's statements have changed; what triggers do is not in it."""
+        return self.link.engine().total_changes
+
+    @property
+    def text_factory(self) -> Callable[[bytes], Any]:
+        """What makes a text of its UTF-8."""
+        return self.link.engine().text_factory
+
+    @text_factory.setter
+    def text_factory(self, factory: Callable[[bytes], Any]) -> None:
+        self.link.engine().text_factory = factory
+
+    def interrupt(self) -> None:
+        """Interrupt the statement that runs; from any thread."""
+        self.link.running().interrupt()
+
+    # What Python does while SQLite runs: in the readers here
+
+    def create_function(
+        self, name: str, narg: int, func: Callable[..., Any] | None, *, deterministic: bool = False
+    ) -> None:
+        """A function for reads here; on the server it is the setting `functions`."""
+        self._register(
+            ("function", str(name).lower(), narg),
+            lambda reader: reader.create_function(name, narg, func, deterministic=deterministic),
+        )
+        self.link.engine().functions.add(name.lower())
+
+    def create_aggregate(self, name: str, n_arg: int, aggregate_class: Any) -> None:
+        """An aggregate for reads here; on the server it is the setting `functions`."""
+        self._register(
+            ("function", str(name).lower(), n_arg),
+            lambda reader: reader.create_aggregate(name, n_arg, aggregate_class),
+        )
+        self.link.engine().functions.add(name.lower())
+
+    def create_window_function(self, name: str, num_params: int, aggregate_class: Any, /) -> None:
+        """A window function for reads here; on the server it is the setting `functions`."""
+        self._register(
+            ("function", str(name).lower(), num_params),
+            lambda reader: reader.create_window_function(name, num_params, aggregate_class),
+        )
+        self.link.engine().functions.add(name.lower())
+
+    def create_collation(self, name: str, callback: Any, /) -> None:
+        """A collation for reads here; None takes it away."""
+        self._register(
+            ("collation", str(name).lower()), lambda reader: reader.create_collation(name, callback)
+        )
+
+    def set_authorizer(self, authorizer_callback: Any) -> None:
+        """For reads here. sqlite3.NotSupportedError: the server reads."""
+        self._local("set_authorizer")
+        self._register(("authorizer",), lambda reader: reader.set_authorizer(authorizer_callback))
+
+    def set_progress_handler(self, progress_handler: Any, n: int) -> None:
+        """For reads here. sqlite3.NotSupportedError: the server reads."""
+        self._local("set_progress_handler")
+        self._register(
+            ("progress",), lambda reader: reader.set_progress_handler(progress_handler, n)
+        )
+
+    def set_trace_callback(self, trace_callback: Any) -> None:
+        """For reads here, and for what goes to the server, as it was written."""
+        self._register(("trace",), lambda reader: reader.set_trace_callback(trace_callback))
+        self.link.engine().trace = None if trace_callback is None else _quiet(trace_callback)
+
+    def _register(self, what: tuple[object, ...], setting: Setting) -> None:
+        """Apply it to the readers, or to a connection made for the purpose: it may be wrong."""
+        engine = self.link.engine()
+        with self.link.lock:
+            if engine.readers is None:
+                with closing(sqlite3.connect(":memory:")) as trial:
+                    setting(trial)
+            else:
+                engine.readers.open(engine.settings.values())
+                for reader in engine.readers.connections():
+                    setting(reader)
+            engine.settings[what] = setting
+
+    def _local(self, what: str) -> Readers:
+        readers = self.link.engine().readers
+        if readers is None:
+            raise sqlite3.NotSupportedError(_ELSEWHERE.format(what, self._objection))
+        return readers
+
+    def enable_load_extension(self, enable: bool, /) -> None:  # noqa: FBT001
+        """sqlite3.NotSupportedError: extensions are the configuration's."""
+        self.link.engine()
+        if enable:
+            raise sqlite3.NotSupportedError(
+                "extensions are loaded by the endpoint: name them in the file's setting `extensions`"
+            )
+
+    def load_extension(self, path: str, /, *, entrypoint: str | None = None) -> None:  # noqa: ARG002
+        """sqlite3.NotSupportedError: extensions are the configuration's."""
+        self.enable_load_extension(True)  # noqa: FBT003
+
+    # The file itself
+
+    def _fresh(self, what: str) -> sqlite3.Connection:
+        return self._local(what).fresh(self.link.engine().settings.values())
+
+    def blobopen(
+        self, table: str, column: str, row: int, /, *, readonly: bool = False, name: str = "main"
+    ) -> Any:
+        """A blob, to be read here. sqlite3.NotSupportedError: it is to be written."""
+        reader = self._fresh("blobopen")
+        if not readonly:
+            raise sqlite3.NotSupportedError("blobopen works with readonly=True; UPDATE writes blobs")
+        return reader.blobopen(table, column, row, readonly=True, name=name)
+
+    def backup(
+        self,
+        target: sqlite3.Connection,
+        *,
+        pages: int = -1,
+        progress: Callable[[int, int, int], object] | None = None,
+        name: str = "main",
+        sleep: float = 0.250,
+    ) -> None:
+        """Copy what is committed into a connection of `sqlite3`'s."""
+        if not isinstance(target, sqlite3.Connection):
+            raise TypeError(
+                f"backup() argument 1 must be sqlite3.Connection, not {type(target).__name__}"
+            )
+        reader = self._fresh("backup")
+        try:
+            reader.backup(target, pages=pages, progress=progress, name=name, sleep=sleep)
+        finally:
+            reader.close()
+
+    def iterdump(self) -> Generator[str, None, None]:
+        """The database as SQL."""
+        from sqlite3.dump import _iterdump  # noqa: PLC0415, PLC2701
+
+        self.link.engine()
+        return _iterdump(self)
+
+    def serialize(self, *, name: str = "main") -> bytes:
+        """What is committed, as the bytes of a file."""
+        reader = self._fresh("serialize")
+        try:
+            return reader.serialize(name=name)
+        finally:
+            reader.close()
+
+    def deserialize(self, data: Any, /, *, name: str = "main") -> None:
+        """sqlite3.NotSupportedError: others use the file."""
+        self.link.engine()
+        raise sqlite3.NotSupportedError("deserialize would replace a file that others use")
+
+    # Limits
+
+    def getlimit(self, category: int, /) -> int:
+        """The smaller of SQLite's limit here and on the server."""
+        self.link.engine()
+        if category not in self._limits:
+            self._limits[category] = limits.smaller(category, limits.here(category))
+        return self._limits[category]
+
+    def setlimit(self, category: int, limit: int, /) -> int:
+        """For reads here; the length of statements, and variables, everywhere. What it was."""
+        before = self.getlimit(category)
+        if limit >= 0:
+            self._limits[category] = limits.smaller(category, limit)
+        if category == sqlite3.SQLITE_LIMIT_SQL_LENGTH:
+            self.link.longest = self._limits[category]
+        elif category == sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER:
+            self.link.most_variables = self._limits[category]
+        else:
+            self._register(("limit", category), lambda reader: reader.setlimit(category, limit))
+        return before
+
+
+def name_of(database: Any, *, is_uri: bool) -> str:
+    """What the server knows it by. sqlite3.NotSupportedError: it is none that it could have."""
+    name = os.fsdecode(database)
+    if is_uri and name.startswith("file:"):
+        name, _, query = name.removeprefix("file:").partition("?")
+        if query and query not in {"mode=rw", "mode=rwc"}:
+            raise sqlite3.NotSupportedError(f"how the file is opened is the endpoint's: ?{query}")
+        name = unquote(name)
+    if name in {"", ":memory:"}:
+        raise sqlite3.NotSupportedError(
+            "a database in memory belongs to its process: open it with sqlite3.connect"
+        )
+    return name
+
+
+def _quiet(callback: Callable[[str], object]) -> Callable[[str], None]:
+    """As SQLite calls it: what it raises is ignored."""
+
+    def call(sql: str) -> None:
+        with suppress(Exception):
+            callback(sql)
+
+    return call
+
+
+def _compare_versions(said: Mapping[str, str]) -> None:
+    server = said.get("txproxy.version", __version__)
+    if server != __version__:
+        _log_once("", f"the endpoint is txproxy {server}, this is {__version__}")
+    server = said.get("txproxy.sqlite_version", sqlite3.sqlite_version)
+    if server != sqlite3.sqlite_version:
+        _log_once("", f"the endpoint has SQLite {server}, this Python {sqlite3.sqlite_version}")
+
+
+def _log_once(database: str, text: str) -> None:
+    if (database, text) not in _said:
+        _said.add((database, text))
+        log.warning("%s", text)

@@ -1,0 +1,192 @@
+"""Reading the file here: connections of Python's own `sqlite3`, opened `mode=ro`.
+
+Every read has to see what its session has written before. An open cursor holds the snapshot of its
+connection, and the next SELECT on that would read the past: so results are read to their end at
+once, up to a bound; a longer one keeps its connection to itself, and later reads use another.
+
+The server holds the file in a process of its own. Here nothing but `sqlite3` opens it, and never
+for writing (not `query_only` either, whose last close makes a checkpoint and deletes the WAL).
+"""
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+from urllib.parse import quote
+
+log = logging.getLogger("txproxy.sqlite")
+
+AT_ONCE: Final = 1 << 20  # bytes of a result, roughly, that are read before it is handed out
+_CELL: Final = 32  # bytes that a value costs at least
+_HELPINGS: Final = (32, 128, 512)  # rows; large rows are not to go far past the bound
+
+Setting = Callable[[sqlite3.Connection], object]
+_inherited: list[object] = []
+"""Connections of a parent process: neither used nor closed in the child."""
+
+
+class Reader:
+    """One connection, and how many unfinished results are on it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.results: set["LocalRows"] = set()
+        self.is_leased = False  # a transaction has its snapshot
+
+    def __repr__(self) -> str:
+        return f"<Reader unfinished={len(self.results)}>"
+
+
+class LocalRows:
+    """The rows of one statement that have not been read yet."""
+
+    def __init__(self, readers: "Readers", reader: Reader, cursor: sqlite3.Cursor) -> None:
+        self._readers = readers
+        self._reader = reader
+        self._cursor = cursor
+        self._kept: list[Any] | None = None
+
+    def fetch(self, count: int) -> list[Any]:
+        """Up to so many; fewer: it was the end."""
+        if self._kept is not None:
+            found, self._kept = self._kept[:count], self._kept[count:]
+            return found
+        try:
+            found = self._cursor.fetchmany(count)
+        except BaseException:
+            self.close()
+            raise
+        if len(found) < count:
+            self.close()
+        return found
+
+    def keep(self) -> None:
+        """Read the rest, so that the connection's snapshot can end."""
+        self._kept = self._cursor.fetchall()
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._cursor.close()
+        self._readers.finished(self._reader, self)
+
+
+class Readers:
+    """The connections that read one file.
+
+    `settings` are applied to each, those of today and those to come.
+    """
+
+    def __init__(self, path: str, timeout: float, detect_types: int, cached: int) -> None:
+        self._uri = f"file:{quote(path)}?mode=ro"
+        self._timeout = timeout
+        self._detect_types = detect_types
+        self._cached = cached
+        self._free: list[Reader] = []
+        self._all: list[Reader] = []
+
+    def __repr__(self) -> str:
+        return f"<Readers {self._uri} open={len(self._all)} free={len(self._free)}>"
+
+    def open(self, settings: Iterable[Setting]) -> Reader:
+        """A connection without unfinished results. sqlite3.OperationalError: it cannot be opened."""
+        if self._free:
+            return self._free[-1]
+        reader = Reader(self.fresh(settings))
+        self._all.append(reader)
+        self._free.append(reader)
+        return reader
+
+    def fresh(self, settings: Iterable[Setting]) -> sqlite3.Connection:
+        """A connection that is the caller's own."""
+        connection = sqlite3.connect(
+            self._uri,
+            timeout=self._timeout,
+            detect_types=self._detect_types,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=self._cached,
+            uri=True,
+        )
+        for setting in settings:
+            setting(connection)
+        return connection
+
+    def lease(self, settings: Iterable[Setting]) -> Reader:
+        """A connection for a transaction: nothing else is read on it until `release`."""
+        reader = self.open(settings)
+        self._free.remove(reader)
+        reader.is_leased = True
+        return reader
+
+    def release(self, reader: Reader) -> None:
+        """The transaction is over; results that are unfinished keep the connection."""
+        reader.is_leased = False
+        self._give(reader)
+
+    def _give(self, reader: Reader) -> None:
+        if not reader.results and not reader.is_leased and reader in self._all:
+            self._free.append(reader)
+
+    def connections(self) -> list[sqlite3.Connection]:
+        """All that are open."""
+        return [reader.connection for reader in self._all]
+
+    def rows(self, reader: Reader, cursor: sqlite3.Cursor) -> tuple[list[Any], LocalRows | None]:
+        """What a cursor has brought: all of it, or the first of it and the rest."""
+        found: list[Any] = []
+        size = 0
+        for count in _helpings():
+            some = cursor.fetchmany(count)
+            found += some
+            if len(some) < count:
+                return found, None
+            size += _size(some)
+            if size > AT_ONCE:
+                break
+        rest = LocalRows(self, reader, cursor)
+        reader.results.add(rest)
+        if not reader.is_leased:
+            self._free.remove(reader)
+        return found, rest
+
+    def finished(self, reader: Reader, rows: LocalRows) -> None:
+        """One result less on a reader."""
+        if rows in reader.results:
+            reader.results.remove(rows)
+            self._give(reader)
+
+    def interrupt(self) -> None:
+        """Interrupt what runs; from any thread."""
+        for reader in self._all:
+            reader.connection.interrupt()
+
+    def close(self) -> None:
+        """Close them all; results that were not read to their end are lost."""
+        for reader in self._all:
+            reader.connection.close()
+        self._all.clear()
+        self._free.clear()
+
+    def leave(self) -> None:
+        """After a fork: these are the parent's."""
+        _inherited.extend(self._all)
+        self._all = []
+        self._free = []
+
+
+def _helpings() -> Any:
+    yield from _HELPINGS
+    while True:
+        yield _HELPINGS[-1]
+
+
+def _size(rows: list[Any]) -> int:
+    """Roughly, in bytes."""
+    size = 0
+    for row in rows:
+        size += _CELL * len(row)
+        for value in row:
+            if isinstance(value, str | bytes):
+                size += len(value)
+    return size
