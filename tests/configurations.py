@@ -162,16 +162,49 @@ VALUES: Final[Mapping[str, tuple[str, object]]] = {
     "log_disconnections": ("false", False),
     "log_stats": ("false", False),
     "stats_period": ('"10s"', 10.0),
+    "path": ('"/srv//a.db"', "/srv/a.db"),
+    "directory": ('"/srv/data/"', "/srv/data"),
+    "allow_create": ("true", True),
+    "peer_uids": ("[33, 1000]", (33, 1000)),
+    "journal_mode": ('"delete"', "delete"),
+    "begin": ('"immediate"', "immediate"),
+    "busy_timeout": ('"20s"', 20.0),
+    "idle_writer_timeout": ('"1s"', 1.0),
+    "commit_train": ("true", True),
+    "checkpoint": ('"external"', "external"),
+    "functions": ('["site.sql:register", "f:g"]', ("site.sql:register", "f:g")),
+    "extensions": ('["/usr/lib/x.so"]', ("/usr/lib/x.so",)),
     "metrics.listen": ('"127.0.0.1:9127"', (TcpAddress("127.0.0.1", 9127),)),
 }
 
 
+UNIX: Final = '[proxy]\nlisten = ["unix:/run/x"]\n'
+
+
+def sqlite(text: str) -> Config:
+    """A proxy.toml that listens on a unix socket, and has this."""
+    return read(UNIX + text)
+
+
+HEADERS: Final = {"databases": "databases.app", "users": "users.ann", "sqlite": "sqlite.notes"}
+
+
 def written(setting: Setting, table: str) -> str:
     """A table in which the setting stands with its value above, and a "*" database."""
-    header = {"databases": "databases.app", "users": "users.ann"}.get(table, table)
+    header = HEADERS.get(table, table)
+    if table == "sqlite":
+        return _of_file(setting)
     value = VALUES[setting.name][0]
     if table != "proxy":
         value = value.replace("\nlisten = ", "\n# listen = ")
     if table == "users":
         value = value.partition("\n")[0]
     return f"[{header}]\n{setting.key} = {value}\n{ANY}"
+
+
+def _of_file(setting: Setting) -> str:
+    key = f"{setting.key} = {VALUES[setting.name][0]}\n"
+    if setting.name == "directory":
+        return f'[sqlite."*"]\n{key}{UNIX}'
+    path = "" if setting.name == "path" else 'path = "/srv/notes.db"\n'
+    return f"[sqlite.notes]\n{key}{path}{UNIX}"

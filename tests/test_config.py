@@ -30,6 +30,7 @@ from txproxy.config import (
     PoolSettings,
     Secret,
     SessionSettings,
+    SqliteFile,
     TcpAddress,
     TcpSettings,
     TlsSettings,
@@ -55,6 +56,7 @@ DEFAULTS: Mapping[str, object] = {
     "path": "proxy.toml",
     "databases": {},
     "users": {},
+    "sqlite": {},
     "metrics": (),
     "notes": (),
     "listen": (TcpAddress("127.0.0.1", 6432),),
@@ -146,13 +148,15 @@ def test_every_setting_has_a_place_in_the_dataclasses() -> None:
         "path",
         "databases",
         "users",
+        "sqlite",
         "notes",
     }
     assert fields(Database) == named("databases") | {"name"}
     assert fields(User) == named("users") | {"name"}
+    assert fields(SqliteFile) == named("sqlite") | {"name"}
     assert fields(Overrides) == named("databases") & named("users") | {"name"}
     assert fields(SessionSettings) == {"database", "user"} | {
-        setting.name for setting in SETTINGS if len(setting.tables) == 3
+        setting.name for setting in SETTINGS if {"proxy", "databases", "users"} <= {*setting.tables}
     } - {"reserve_pool_size"}
 
 

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.configurations import ANY, VALUES, proxy, read, written, wrong
+from tests.configurations import ANY, HEADERS, VALUES, proxy, read, written, wrong
 from txproxy.config import (
     SETTINGS,
     Config,
     Setting,
+    SqliteFile,
     duration_text,
 )
 
@@ -25,7 +26,11 @@ TRIED = [(setting, table) for setting, table in PLACES if setting.name in VALUES
 
 
 def place(config: Config, table: str) -> Any:
-    named = {"databases": config.databases.get("app"), "users": config.users.get("ann")}
+    named = {
+        "databases": config.databases.get("app"),
+        "users": config.users.get("ann"),
+        "sqlite": config.sqlite.get("notes") or config.sqlite.get("*"),
+    }
     return named.get(table) or config
 
 
@@ -38,6 +43,8 @@ def test_every_setting_but_workers_has_a_value_to_try() -> None:
 @pytest.mark.parametrize(("setting", "table"), TRIED)
 def test_a_setting_is_read_where_it_may_stand(setting: Setting, table: str) -> None:
     default = place(read(f"[databases.app]\n[users.ann]\n{ANY}"), table)
+    if table == "sqlite":
+        default = SqliteFile(name="notes")
     found = getattr(place(read(written(setting, table)), table), setting.field)
     assert found == VALUES[setting.name][1] != getattr(default, setting.field)
 
@@ -55,14 +62,14 @@ WRONG_PLACES = [
 @pytest.mark.parametrize(("setting", "table"), WRONG_PLACES)
 def test_a_setting_is_refused_where_it_may_not_stand(setting: Setting, table: str) -> None:
     said = wrong(written(setting, table))
-    header = {"databases": "databases.app", "users": "users.ann"}.get(table, table)
+    header = HEADERS.get(table, table)
     assert said.startswith(f"2: {header}.{setting.key}: unknown key")
 
 
 @pytest.mark.parametrize("value", ["[[1]]", "{a = 1}", "1979-05-27"])
 @pytest.mark.parametrize(("setting", "table"), PLACES)
 def test_a_value_of_a_type_that_no_setting_has(setting: Setting, table: str, value: str) -> None:
-    header = {"databases": "databases.app", "users": "users.ann"}.get(table, table)
+    header = HEADERS.get(table, table)
     said = wrong(f"[{header}]\n{setting.key} = {value}\n{ANY}")
     assert said.startswith(f"2: {header}.{setting.key}: must be ")
 
@@ -228,7 +235,8 @@ def test_wrong_addresses_for_metrics(value: str, problem: str) -> None:
         ("databases.a = {prot = 1}", "1: databases.a.prot: unknown key; did you mean port?"),
         ("[users.ann]\nzzz = 1", "2: users.ann.zzz: unknown key"),
         ("[metrics]\nport = 1", "2: metrics.port: unknown key"),
-        ('\n[sqlite.notes]\npath = "x"', "2: sqlite: is not supported yet"),
+        ('[sqlite.notes]\npaht = "x"', "2: sqlite.notes.paht: unknown key; did you mean path?"),
+        ("sqlite = 1\n", "1: sqlite: must be a table: [sqlite]"),
         ("[database.app]\n", "1: database: unknown table; did you mean databases?"),
         ("[metric]\n", "1: metric: unknown table; did you mean metrics?"),
         ("listen = []\n", "1: listen: belongs in the table [proxy]"),

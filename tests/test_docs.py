@@ -51,7 +51,7 @@ def table() -> str:
 
 
 def row(setting: Setting) -> str:
-    named = {"databases": "databases.…", "users": "users.…"}
+    named = {"databases": "databases.…", "users": "users.…", "sqlite": "sqlite.…"}
     where = ", ".join(f"`[{named.get(name, name)}]`" for name in setting.tables)
     default = f"`{shown_default(setting)}`" if shown_default(setting) else "–"
     reloads = "yes" if setting.reloads else "restart"

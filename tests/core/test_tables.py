@@ -13,6 +13,7 @@ from txproxy.core.offenders import Offenders
 from txproxy.core.pool import Pool
 from txproxy.core.rows import Value
 from txproxy.core.session import Session
+from txproxy.core.sqlite import Endpoint, FileClient, FileReport
 from txproxy.core.stats import Stats
 from txproxy.core.totals import Averages
 from txproxy.core.view import REAPED_LIMIT, Reaped, View
@@ -70,6 +71,7 @@ class FakeServer:
         self.users: dict[str, Group] = {"ann": world.user}
         self.reaped = Reaped()
         self.offenders = Offenders()
+        self.sqlite = Endpoint()
         self.averages = Averages(world.now)
 
     @property
@@ -80,8 +82,8 @@ class FakeServer:
     def now(self, now: float) -> None:
         self.world.now = now
 
-    def process(self, session: Session) -> str:
-        return f"{session.id} since then"
+    def process(self, client: Session | FileClient) -> str:
+        return f"{client.id} since then"
 
     def stats_of(self, database: str) -> Stats:
         total = Stats()
@@ -120,7 +122,7 @@ def test_columns_are_pgbouncers_and_ours_behind_them(name: str) -> None:
 
 def test_tables_that_are_ours_and_columns_that_are() -> None:
     assert set(tables.COLUMNS) - set(PGBOUNCER) == {
-        *("HELP", "OFFENDERS", "REAPED", "TRANSACTIONS")
+        *("HELP", "OFFENDERS", "REAPED", "SQLITE", "TRANSACTIONS")
     }
     more = {
         name: [column.name for column in tables.COLUMNS[name][len(theirs.split()) :]]
@@ -139,6 +141,7 @@ def test_values_are_of_their_columns_type(name: str) -> None:
     server = FakeServer(world)
     server.reaped.remember(TIME, REAPED)
     server.offenders.count(TIME, "reaped", REAPED)
+    server.sqlite.reported([FileReport(path="/srv/notes.db")], [])
     columns = {column.name: column for column in tables.COLUMNS[name]}
     rows = server.show(name)
     assert rows

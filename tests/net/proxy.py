@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from tests.core.scenario import World
 from txproxy.core.offenders import Offenders
 from txproxy.core.pool import Pool
+from txproxy.core.sqlite import Endpoint
 from txproxy.core.stats import Stats
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class FakeServer:
         self.logins_refused = 0
         self.admin = SimpleNamespace(paused="")
         self.offenders = Offenders()
+        self.sqlite = Endpoint()
         self.bugs: list[Exception] = []
         for world in worlds:
             self.add(world)
@@ -35,6 +37,10 @@ class FakeServer:
     def add(self, world: World) -> None:
         pool = world.pool
         self.pools[(pool.settings.database, pool.settings.user)] = pool
+
+    @property
+    def client_count(self) -> int:
+        return len(self.clients)
 
     def clock(self) -> float:
         return self.time

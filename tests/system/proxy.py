@@ -35,7 +35,7 @@ OTHER_USER: Final = "other"
 DATABASE: Final = "app"
 PATIENCE: Final = 30.0  # seconds, on a machine that is busy, for what takes none
 
-Value = str | int | float | bool | Sequence[str] | None
+Value = str | int | float | bool | Sequence[str] | Sequence[int] | None
 Table = Mapping[str, Value]
 Event = dict[str, Any]
 
@@ -193,9 +193,9 @@ async def ask_async(connection: psycopg.AsyncConnection[Any]) -> None:
 class Proxy:
     """A running proxy, from `with` to the end of its block.
 
-    `proxy` are settings of [proxy] that differ from DEFAULTS, `databases` and `users` the tables by
-    name; host, port and dbname of a database lead to the server unless they say otherwise; None
-    leaves one out.
+    `proxy` are settings of [proxy] that differ from DEFAULTS, `databases`, `users` and `sqlite` the
+    tables by name; host, port and dbname of a database lead to the server unless they say
+    otherwise; None leaves one out.
     `check=False`: at the end backends may be in any state (the log and the exit code count still).
     """
 
@@ -208,6 +208,7 @@ class Proxy:
         proxy: Table | None = None,
         databases: Mapping[str, Table] | None = None,
         users: Mapping[str, Table] | None = None,
+        sqlite: Mapping[str, Table] | None = None,
         check: bool = True,
     ) -> None:
         self.server = server
@@ -215,6 +216,7 @@ class Proxy:
         self._proxy = {**DEFAULTS, **(proxy or {})}
         self._databases = {DATABASE: {}} if databases is None else databases
         self._users = users or {}
+        self._sqlite = sqlite or {}
         self._check = check
         self._process: subprocess.Popen[str] | None = None
         self._exit_code: int | None = None
@@ -271,8 +273,7 @@ class Proxy:
 
     def _start(self) -> bool:
         self.port = _free_port()
-        config = Path(self._directory.name, "proxy.toml")
-        config.write_text(self._toml(), encoding="utf-8")
+        config = self.write_configuration()
         self._process = subprocess.Popen(
             [sys.executable, "-W", "default", "-m", "txproxy", "serve", str(config)],
             stdin=subprocess.DEVNULL,
@@ -297,6 +298,12 @@ class Proxy:
             raise AssertionError(f"the proxy did not start: {self.log()}")
         return True
 
+    def write_configuration(self) -> Path:
+        """Write proxy.toml, as its tables are at this moment."""
+        config = Path(self._directory.name, "proxy.toml")
+        config.write_text(self._toml(), encoding="utf-8")
+        return config
+
     def _toml(self) -> str:
         listen = [f"{self.host}:{self.port}", f"unix:{self._directory.name}"]
         lines = ["[proxy]", *_lines({"listen": listen, **self._proxy})]
@@ -305,6 +312,8 @@ class Proxy:
             lines += [f"[databases.{json.dumps(name)}]", *_lines({**there, **table})]
         for name, table in self._users.items():
             lines += [f"[users.{json.dumps(name)}]", *_lines(table)]
+        for name, table in self._sqlite.items():
+            lines += [f"[sqlite.{json.dumps(name)}]", *_lines(table)]
         return "\n".join([*lines, ""])
 
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> None:

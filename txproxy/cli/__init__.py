@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from txproxy import __version__, config
 from txproxy.errors import ConfigError, TxproxyError
@@ -52,6 +53,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from txproxy.cli.why import why
 
         return why(arguments.pid)
+    if arguments.command == "sqlite":
+        from txproxy.cli.sqlite import backup
+
+        return backup(config.load(arguments.config), arguments.name, arguments.destination)
     from txproxy.cli.demo import demo
 
     return demo(once=arguments.once)
@@ -65,7 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     serve = commands.add_parser("serve", help="run the proxy")
     check = commands.add_parser("check", help="read the configuration and say what it means")
-    for command in (serve, check):
+    sqlite = commands.add_parser("sqlite", help="what there is to do with SQLite files")
+    backup = sqlite.add_subparsers(dest="sqlite", metavar="COMMAND", required=True).add_parser(
+        "backup", help="copy a file while it runs"
+    )
+    backup.add_argument("name", metavar="NAME", help="as clients ask for it")
+    backup.add_argument("destination", metavar="DEST", type=Path, help="a file that is not there")
+    for command in (serve, check, backup):
         command.add_argument(
             "config", metavar="CONFIG", nargs="?", default="proxy.toml", help="default: proxy.toml"
         )

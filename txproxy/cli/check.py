@@ -1,17 +1,20 @@
 """`txproxy check`: what the configuration means, in plain words. Secrets are not among them."""
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from txproxy.backends.tls import server_context
 from txproxy.config import (
     ANY_DATABASE,
+    ANY_FILE,
     SETTINGS,
     Config,
     Database,
     PoolSettings,
     Secret,
     SessionSettings,
+    SqliteFile,
     TlsSettings,
     UnixAddress,
     User,
@@ -42,6 +45,10 @@ SERVER_TLS: Final = {
     "verify-ca": "always; the server's certificate must be signed by an authority of ours",
     "verify-full": "always; the server's certificate must be signed and in its host's name",
 }
+_BEGINS: Final = {
+    "deferred": "waits for its turn at its first write",
+    "immediate": "waits for its turn to write at once",
+}
 KINDS: Final = {"plain": "a plain password", "md5": "an md5 hash", "scram-sha-256": "a verifier"}
 
 
@@ -69,6 +76,10 @@ def describe(config: Config) -> Iterator[str]:
         every = database.name == ANY_DATABASE
         title = "any other database" if every else f"database {database.name}"
         yield from _section(title, _database(database, config))
+    for file in config.sqlite.values():
+        every = file.name == ANY_FILE
+        title = "any other SQLite file" if every else f"SQLite file {file.name}"
+        yield from _section(title, _file(file, config))
     for user in config.users.values():
         yield from _section(f"user {user.name}, in every database", _own(user))
 
@@ -215,6 +226,34 @@ def _idle(settings: SessionSettings) -> str:
         longest = duration_text(settings.idle_transaction_timeout_max)
         return f"{limit}; a client may set up to {longest} for itself"
     return f"{limit}; a client may only shorten that"
+
+
+def _file(file: SqliteFile, config: Config) -> Rows:
+    holds = config.file_settings(file)
+    if file.name == ANY_FILE:
+        yield "is", f"the file of that name directly inside {file.directory}"
+    else:
+        yield "is", file.path
+    if file.allow_create:
+        yield "if it is not there", "it is made"
+    own = "root" + (f", and {os.getuid()}, who runs this" if os.getuid() else "")
+    yield "processes of users", own if file.peer_uids is None else _listed(file.peer_uids)
+    yield "journal", file.journal_mode
+    yield "a plain BEGIN", _BEGINS[file.begin]
+    yield "waiting to write", _limit(file.busy_timeout)
+    yield "asleep as others wait", f"{_limit(file.idle_writer_timeout)}, if it has written"
+    yield "idle in a transaction", f"{_limit(holds['idle_transaction_timeout'])}, if nobody waits"
+    yield "a statement", _limit(holds["query_timeout"])
+    if file.commit_train:
+        yield "commits", "share a sync: others may see one before it is durable"
+    yield "checkpoints", "ours" if file.checkpoint == "auto" else "left to another program"
+    for name in ("functions", "extensions"):
+        if getattr(file, name):
+            yield name, _listed(getattr(file, name))
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _own(user: User) -> Rows:

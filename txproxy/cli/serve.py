@@ -61,7 +61,7 @@ async def _serve(config: Config) -> int:
     systemd.ready()
     await server.stopping.wait()
     systemd.stopping()
-    LOGGER.info("draining", extra={"fields": {"clients": len(server.clients)}})
+    LOGGER.info("draining", extra={"fields": {"clients": server.client_count}})
     if server.stop_mode != "now":
         await _drain(server, enough)
     await server.close()

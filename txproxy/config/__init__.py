@@ -1,7 +1,8 @@
 """The configuration: a file → a Config, or a ConfigError that names file, line and key.
 
 `values` has what values can be, `table` every setting, `model` what becomes of them, `rules` what
-cannot be together; `toml` reads a proxy.toml, `ini` a pgbouncer.ini by the words of `pgbouncer`.
+cannot be together; `sqlite` says which file a name means. `toml` reads a proxy.toml, `ini` a
+pgbouncer.ini by the words of `pgbouncer`.
 """
 
 from txproxy.config import files, ini
@@ -20,6 +21,7 @@ from txproxy.config.model import (
     shown_default,
 )
 from txproxy.config.rules import CONSOLE_DATABASES
+from txproxy.config.sqlite import ANY_FILE, SqliteFile
 from txproxy.config.table import AUTH_QUERY, EVERYWHERE, SETTINGS, Setting
 from txproxy.config.toml import parse
 from txproxy.config.values import (
@@ -36,6 +38,7 @@ __all__ = [
     "Config",
     "Database",
     "User",
+    "SqliteFile",
     "Overrides",
     "PoolSettings",
     "SessionSettings",
@@ -50,6 +53,7 @@ __all__ = [
     "SETTINGS",
     "EVERYWHERE",
     "ANY_DATABASE",
+    "ANY_FILE",
     "AUTH_QUERY",
     "CONSOLE_DATABASES",
     "shown",

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from txproxy.config import rules
-from txproxy.config.table import AUTH_QUERY, SETTINGS, Setting
+from txproxy.config.sqlite import SqliteFile
+from txproxy.config.table import AUTH_QUERY, SETTINGS, SQLITE, Setting
 from txproxy.config.values import Address, Secret, TcpAddress, nearest
 from txproxy.errors import ConfigError
 
@@ -183,6 +184,7 @@ class Config:
     path: str = "proxy.toml"
     databases: Mapping[str, Database] = field(default_factory=_none)
     users: Mapping[str, User] = field(default_factory=_none)
+    sqlite: Mapping[str, SqliteFile] = field(default_factory=_none)
     metrics: tuple[TcpAddress, ...] = ()
     notes: tuple[str, ...] = ()  # what somebody who reads the log should know of the file
 
@@ -337,6 +339,16 @@ class Config:
         query = db.auth_query or self.auth_query
         return AuthSettings(query, self._pool_settings(name, where, user))
 
+    def file_settings(self, file: SqliteFile) -> dict[str, Any]:
+        """What holds for an SQLite file, by the names of SqliteFile's fields."""
+        left_to_us = ("name", "path", "directory", "peer_uids")
+        said = {each.name: getattr(file, each.name) for each in fields(SqliteFile)}
+        return {
+            name: getattr(self, name) if value is None else value
+            for name, value in said.items()
+            if name not in left_to_us
+        }
+
     def changed(self, name: str, text: str) -> "Config":
         """A copy with another value for a setting of [proxy], written as the console's SET has it.
 
@@ -408,7 +420,8 @@ def shown(config: Config, setting: Setting) -> str:
 
 def shown_default(setting: Setting) -> str:
     """What holds if a setting is left out, as it could be written; "" if that depends."""
-    for kind in (Config, Database):
+    kinds: tuple[type, ...] = (SqliteFile,) if setting.tables == SQLITE else (Config, Database)
+    for kind in kinds:
         for each in fields(kind):
             if each.name == setting.field:
                 return "" if each.default is None else setting.kind.show(each.default)

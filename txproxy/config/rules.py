@@ -1,16 +1,19 @@
 """What is right by itself and cannot be together."""
 
+import importlib.util
 import json
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from txproxy.config.sqlite import ANY_FILE
 from txproxy.config.table import AUTH_QUERY
 from txproxy.config.values import Address, TcpAddress, UnixAddress, ip_address
 from txproxy.errors import ConfigError
 
 if TYPE_CHECKING:
     from txproxy.config.model import Config, Database, Overrides
+    from txproxy.config.sqlite import SqliteFile
 
 KeyPath = tuple[str, ...]
 Error = Callable[[KeyPath, str], ConfigError]
@@ -36,6 +39,8 @@ def check(config: "Config", error: Error) -> None:
     _check_auth_query(config, error)
     for name, database in config.databases.items():
         _check_database(name, database, config, error)
+    for name, file in config.sqlite.items():
+        _check_file(name, file, config, error)
     _check_timeouts(("proxy",), config, error)
     for kind, named in (("databases", config.databases), ("users", config.users)):
         for name, overrides in named.items():
@@ -97,7 +102,7 @@ def _check_tls(config: "Config", error: Error) -> None:
 
 
 def _check_who_may_log_in(config: "Config", error: Error) -> None:
-    if config.auth_type not in PASSWORD_TYPES:
+    if config.auth_type not in PASSWORD_TYPES or not config.databases:
         return
     # an md5 hash cannot be checked by SCRAM
     known = [
@@ -165,6 +170,34 @@ def _check_min_pool_size(
             f"of {dotted(where)}: all that is known of its user is a SCRAM verifier, which logs in"
             " to no server before a client has: give the password itself",
         )
+
+
+def _check_file(name: str, file: "SqliteFile", config: "Config", error: Error) -> None:
+    where = ("sqlite", name)
+    if name in CONSOLE_DATABASES:
+        raise error(where, "is the console's name: call it otherwise")
+    if name in config.databases:
+        raise error(where, f"is in [{dotted(('databases', name))}] too; only one of them")
+    if "/" in name:
+        raise error(where, "is no name: clients could mean a path by it")
+    wanted, other = ("directory", "path") if name == ANY_FILE else ("path", "directory")
+    if not getattr(file, wanted):
+        raise error(where, f"needs a {wanted}")
+    if getattr(file, other):
+        raise error((*where, other), f"does not belong here: {wanted} does")
+    for twin in config.sqlite.values():
+        if file.path and twin.path == file.path and twin is not file:
+            raise error((*where, "path"), f"is that of [{dotted(('sqlite', twin.name))}] too")
+    if file.commit_train and file.journal_mode != "wal":
+        raise error((*where, "commit_train"), 'needs journal_mode "wal"')
+    if not any(isinstance(address, UnixAddress) for address in config.listen):
+        raise error(
+            where,
+            "is reached on unix sockets only: let [proxy] listen on one, such as"
+            ' "unix:/run/txproxy"',
+        )
+    if importlib.util.find_spec("apsw") is None:
+        raise error(where, "needs a package: pip install 'txproxy[sqlite]'")
 
 
 def _check_timeouts(where: KeyPath, said: "Config | Overrides", error: Error) -> None:

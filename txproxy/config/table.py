@@ -9,8 +9,8 @@ from typing import Final, Literal
 from txproxy.config import values
 from txproxy.config.values import Kind
 
-TableName = Literal["proxy", "databases", "users", "metrics"]
-TABLES: Final[tuple[TableName, ...]] = ("proxy", "databases", "users", "metrics")
+TableName = Literal["proxy", "databases", "users", "sqlite", "metrics"]
+TABLES: Final[tuple[TableName, ...]] = ("proxy", "databases", "users", "sqlite", "metrics")
 PROXY: Final[tuple[TableName, ...]] = ("proxy",)
 DATABASES: Final[tuple[TableName, ...]] = ("databases",)
 USERS: Final[tuple[TableName, ...]] = ("users",)
@@ -18,7 +18,7 @@ PROXY_AND_DATABASES: Final = PROXY + DATABASES
 PROXY_AND_USERS: Final = PROXY + USERS
 DATABASES_AND_USERS: Final = DATABASES + USERS
 EVERYWHERE: Final = PROXY + DATABASES + USERS
-
+SQLITE: Final[tuple[TableName, ...]] = ("sqlite",)
 
 AUTH_QUERY: Final = (
     "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END"
@@ -31,8 +31,8 @@ AUTH_QUERY: Final = (
 class Setting:
     """One key of proxy.toml.
 
-    In [databases.…] and [users.…] a setting that is left out is as it is in [proxy]. `reloads`: a
-    reload changes it; else it takes a restart. `secret`: its value is shown to nobody.
+    In [databases.…], [users.…] and [sqlite.…] a setting that is left out is as it is in [proxy].
+    `reloads`: a reload changes it; else it takes a restart. `secret`: its value is shown to nobody.
     """
 
     name: str
@@ -249,7 +249,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     # Clients that take their time.
     Setting(
         "idle_transaction_timeout",
-        EVERYWHERE,
+        EVERYWHERE + SQLITE,
         values.DURATION,
         "how long a client may sleep in a transaction that holds a server connection; 0: for ever",
     ),
@@ -312,7 +312,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         "query_timeout",
-        EVERYWHERE,
+        EVERYWHERE + SQLITE,
         values.DURATION,
         "how long one statement may run; 0: for ever",
     ),
@@ -483,6 +483,78 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("log_disconnections", PROXY, values.BOOLEAN, "log each client that leaves"),
     Setting("log_stats", PROXY, values.BOOLEAN, "log the counters of each pool"),
     Setting("stats_period", PROXY, values.DURATION, "how often, and what SHOW STATS averages over"),
+    # SQLite files.
+    Setting("path", SQLITE, values.PATH, "the file that clients reach by this name"),
+    Setting(
+        "directory",
+        SQLITE,
+        values.PATH,
+        'of [sqlite."*"]: every file directly inside of it is reached by its own name',
+    ),
+    Setting(
+        "allow_create",
+        SQLITE,
+        values.BOOLEAN,
+        "the file is made if it is not there; under a directory, CREATE DATABASE and DROP DATABASE"
+        " make and remove files",
+    ),
+    Setting(
+        "peer_uids",
+        SQLITE,
+        values.UIDS,
+        "the operating-system users whose processes may use it, by number; if left out, root and"
+        " who runs the proxy",
+    ),
+    Setting(
+        "journal_mode",
+        SQLITE,
+        values.choice("wal", "delete"),
+        "how SQLite writes: with delete every transaction waits for the one before",
+    ),
+    Setting(
+        "begin",
+        SQLITE,
+        values.choice("deferred", "immediate"),
+        "whether a plain BEGIN waits for its turn to write at its first write, or at once",
+    ),
+    Setting(
+        "busy_timeout",
+        SQLITE,
+        values.DURATION,
+        "how long a client waits for its turn to write, unless it says otherwise; 0: not at all",
+    ),
+    Setting(
+        "idle_writer_timeout",
+        SQLITE,
+        values.DURATION,
+        "how long a client may sleep in a transaction that has written while others wait for their"
+        " turn; 0: for ever",
+    ),
+    Setting(
+        "commit_train",
+        SQLITE,
+        values.BOOLEAN,
+        "transactions of several clients share a sync: readers may see a commit before it is"
+        " durable, whoever made it is told after",
+    ),
+    Setting(
+        "checkpoint",
+        SQLITE,
+        values.choice("auto", "external"),
+        "who moves the WAL into the file: the proxy, or a program such as Litestream",
+    ),
+    Setting(
+        "functions",
+        SQLITE,
+        values.FUNCTIONS,
+        'Python that adds SQL functions: "package.module:function", called with each connection',
+    ),
+    Setting(
+        "extensions",
+        SQLITE,
+        values.PATHS,
+        "SQLite extensions that each connection loads: shared libraries",
+    ),
     Setting(
         "metrics.listen",
         ("metrics",),

@@ -15,11 +15,11 @@ from txproxy.config import files, rules
 from txproxy.config.files import File
 from txproxy.config.model import ANY_DATABASE, Config, Database, User
 from txproxy.config.rules import KeyPath, dotted
+from txproxy.config.sqlite import SqliteFile
 from txproxy.config.table import SETTINGS, TABLES, Setting, TableName
 from txproxy.config.values import nearest
 from txproxy.errors import ConfigError
 
-TABLES_NOT_YET: Final = ("sqlite",)
 PASSWORDS: Final = ("password", "password_file", "password_env")
 
 
@@ -39,14 +39,19 @@ def parse(text: str, path: str, *, private: bool = True) -> Config:
         name: User(name=name, **document.settings("users", ("users", name), table))
         for name, table in document.named_tables("users", tables)
     }
+    sqlite = {
+        name: SqliteFile(name=name, **document.settings("sqlite", ("sqlite", name), table))
+        for name, table in document.named_tables("sqlite", tables)
+    }
     config = Config(
         path=path,
         databases=MappingProxyType(databases),
         users=MappingProxyType(users),
+        sqlite=MappingProxyType(sqlite),
         **document.settings("proxy", ("proxy",), tables.get("proxy", {})),
         **document.settings("metrics", ("metrics",), tables.get("metrics", {})),
     )
-    if not databases:
+    if not databases and not sqlite:
         raise document.error(
             ("databases",), 'no database is configured; for all of a server: [databases."*"]'
         )
@@ -74,8 +79,6 @@ class _Document:
     def tables(self) -> dict[str, dict[str, Any]]:
         """The tables, by name."""
         for name, value in self.data.items():
-            if name in TABLES_NOT_YET:
-                raise self.error((name,), "is not supported yet")
             if name not in TABLES:
                 raise self.error((name,), _unknown_table(name))
             if not isinstance(value, dict):
@@ -85,7 +88,7 @@ class _Document:
     def named_tables(
         self, kind: str, tables: dict[str, dict[str, Any]]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The tables of [databases.NAME] or [users.NAME], with their names."""
+        """The tables of [databases.NAME], [users.NAME] or [sqlite.NAME], with their names."""
         for name, table in tables.get(kind, {}).items():
             if not isinstance(table, dict):
                 raise self.error((kind, name), f"must be a table: [{dotted((kind, name))}]")

@@ -8,6 +8,7 @@ value as it could have been written. The first two raise ValueError, whose text 
 
 import difflib
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -353,6 +354,55 @@ NAMES: Final = Kind(_names, _read_list, _show_list)
 HOSTS: Final = Kind(_hosts, _read_list, _show_list)
 LISTEN: Final = Kind(_listen, _read_list, lambda value: _show_list(map(_show_address, value)))
 METRICS: Final = Kind(_metrics, _read_list, _show_list)
+
+
+# SQLite files
+
+
+def _path(value: object) -> str:
+    written = text(value)
+    if not written.startswith("/"):
+        raise ValueError('must be a path from the root, such as "/srv/app/app.sqlite3"')
+    return "/" + os.path.normpath(written).lstrip("/")  # which leaves two where there are two
+
+
+def _paths(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError('must be a list of paths, such as ["/usr/lib/sqlite3/pcre.so"]')  # noqa: TRY004
+    return tuple(_path(each) for each in value)
+
+
+LARGEST_UID: Final = (1 << 32) - 2
+
+
+def _uids(value: object) -> tuple[int, ...]:
+    known = isinstance(value, list) and all(
+        isinstance(each, int) and not isinstance(each, bool) and 0 <= each <= LARGEST_UID
+        for each in value
+    )
+    if not known or not value:
+        raise ValueError("must be a list of users' numbers, such as [33, 1000]")
+    assert isinstance(value, list)
+    return tuple(value)
+
+
+_FUNCTION: Final = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+
+
+def _functions(value: object) -> tuple[str, ...]:
+    problem = 'must be a list such as ["package.module:function"]'
+    if not isinstance(value, list):
+        raise ValueError(problem)  # noqa: TRY004
+    for each in value:
+        if not isinstance(each, str) or not _FUNCTION.fullmatch(each):
+            raise ValueError(problem)
+    return tuple(value)
+
+
+PATH: Final = Kind(_path)
+PATHS: Final = Kind(_paths, _read_list, _show_list)
+UIDS: Final = Kind(_uids, _read_list, _show_list)
+FUNCTIONS: Final = Kind(_functions, _read_list, _show_list)
 
 
 # Words for the errors

@@ -52,6 +52,7 @@ _SHOWS: Final = (
     ("TRANSACTIONS", "who is in a transaction, for how long, and how long idle"),
     ("REAPED", "the last transactions that were rolled back while their clients slept"),
     ("OFFENDERS", "whose code leaves transactions open, who held the longest first"),
+    ("SQLITE", "each SQLite file that is open: who waits to write, its readers, WAL and commits"),
     ("DATABASES", "each database: where it leads, its limits, whether it is paused"),
     ("USERS", "each user, with its limits"),
     ("STATS", "totals since the start, and averages, for each database"),

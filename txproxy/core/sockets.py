@@ -8,7 +8,7 @@ Source: PgBouncer 1.25, admin.c.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import endings, pressure, release
+from txproxy.core import endings, pressure, release, sqlite
 from txproxy.core.endings import sleeps
 from txproxy.core.rows import Column, columns
 from txproxy.core.transaction import NONE, OPEN, STATES
@@ -58,11 +58,12 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
 
 
 def _clients(view: View) -> list[Row]:
-    return [
+    found = [
         (*_client(session, _client_state(session), view), *_ours(session, view.server.now))
         for pool in all_pools(view.server)
         for session in pool.sessions
     ]
+    return found + sqlite.clients(view)
 
 
 def _client_state(session: "Session") -> str:
@@ -181,7 +182,7 @@ def _transactions(view: View) -> list[Row]:
         if _in_transaction(session)
     ]
     sessions.sort(key=_active_at)
-    return [_transaction(session, view) for session in sessions]
+    return [_transaction(session, view) for session in sessions] + sqlite.transactions(view)
 
 
 def _active_at(session: "Session") -> float:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from txproxy.config import CONSOLE_DATABASES, SETTINGS, Config, PoolSettings, shown, shown_default
-from txproxy.core import offenders, sockets, totals
+from txproxy.core import offenders, sockets, sqlite, totals
 from txproxy.core.console import COMMANDS, ROLES, STATS
 from txproxy.core.rows import Column, Table, columns
 from txproxy.core.view import (
@@ -52,6 +52,7 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
     "HELP": columns("command:text who:text meaning:text"),
     **sockets.COLUMNS,
     **offenders.COLUMNS,
+    **sqlite.COLUMNS,
     **totals.COLUMNS,
 }
 
@@ -67,14 +68,16 @@ def show(name: str, view: View) -> Table:
 
 def stats_by_database(server: ServerView) -> "dict[str, Stats]":
     """The counters of each database that has been used or is configured."""
-    return {name: server.stats_of(name) for name in database_names(server)}
+    found = {name: server.stats_of(name) for name in database_names(server)}
+    files = server.sqlite.databases(server.config)
+    return found | {name: server.sqlite.stats_of(name) for name in files}
 
 
 # Pools, databases, users.
 
 
 def _pools(view: View) -> list[Row]:
-    return [_pool(pool, view) for pool in all_pools(view.server)]
+    return [_pool(pool, view) for pool in all_pools(view.server)] + sqlite.pools(view)
 
 
 def _pool(pool: "Pool", view: View) -> Row:
@@ -112,7 +115,8 @@ def _pool_mode(pool: "Pool", config: Config) -> str:
 
 
 def _databases(view: View) -> list[Row]:
-    return [_database(name, view) for name in database_names(view.server)]
+    found = [_database(name, view) for name in database_names(view.server)]
+    return found + sqlite.databases(view)
 
 
 def _database(name: str, view: View) -> Row:
@@ -180,13 +184,13 @@ def _lists(view: View) -> list[Row]:
     server = view.server
     pools = all_pools(server)
     return [
-        ("databases", len(database_names(server))),
+        ("databases", len(database_names(server)) + len(server.sqlite.databases(server.config))),
         ("users", len(set(server.users) | set(server.config.users))),
         ("peers", 0),
-        ("pools", len(pools)),
+        ("pools", len(_pools(view))),
         ("peer_pools", 0),
         ("free_clients", 0),
-        ("used_clients", sum(len(pool.sessions) for pool in pools)),
+        ("used_clients", sum(len(pool.sessions) for pool in pools) + len(server.sqlite.clients)),
         ("login_clients", view.logins),
         ("free_servers", 0),
         ("used_servers", sum(len(list(servers(pool))) for pool in pools)),
@@ -255,4 +259,5 @@ _ROWS: Final[dict[str, Callable[[View], list[Row]]]] = {
     "HELP": _help,
     **sockets.ROWS,
     **offenders.ROWS,
+    **sqlite.ROWS,
 }

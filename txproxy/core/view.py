@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from txproxy.core.offenders import Offenders
     from txproxy.core.pool import Pool
     from txproxy.core.session import Session
+    from txproxy.core.sqlite import Endpoint, FileClient
     from txproxy.core.stats import Stats
 
 Row = tuple[Value, ...]
@@ -33,12 +34,13 @@ class ServerView(Protocol):
     databases: "dict[str, Group]"
     users: "dict[str, Group]"
     offenders: "Offenders"
+    sqlite: "Endpoint"
 
     def stats_of(self, database: str) -> "Stats":
         """The counters of a database since the start."""
 
-    def process(self, session: "Session") -> str:
-        """The process of its client, as far as it is known; "" if it is not."""
+    def process(self, client: "Session | FileClient") -> str:
+        """Which process it is, as far as it is known; "" if it is not."""
 
 
 class Reaped:

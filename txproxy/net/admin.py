@@ -126,6 +126,13 @@ class Admin:
     def _group(self, name: str) -> Group:
         if name in CONSOLE_DATABASES:
             raise TxproxyError("that is the console itself", sqlstate="0A000")
+        if self._server.files.is_file(name):
+            raise TxproxyError(
+                f"{name} is an SQLite file: it can be disabled and reopened, its clients killed and"
+                " reaped, and no more",
+                hint="See DISABLE, RECONNECT, KILL_CLIENT and REAP.",
+                sqlstate="0A000",
+            )
         known = name in self._server.databases or self._server.config.database(name) is not None
         if not known:
             raise TxproxyError(f"no such database: {name}", sqlstate="3D000")
@@ -165,6 +172,11 @@ class Admin:
             group.resume()
 
     def _reconnect(self, call: Call) -> None:
+        files = self._server.files
+        if not call.argument or files.is_file(call.argument):
+            files.reopen(call.argument)
+        if files.is_file(call.argument):
+            return
         for pool in _pools(self._groups(call.argument)):
             pool.reconnect()
             pool.listener.retire("RECONNECT")
@@ -190,10 +202,16 @@ class Admin:
                 backend.close("KILL")
 
     def _disable(self, call: Call) -> None:
-        self._group(call.argument).disabled = True
+        self._set_disabled(call.argument, True)
 
     def _enable(self, call: Call) -> None:
-        self._group(call.argument).disabled = False
+        self._set_disabled(call.argument, False)
+
+    def _set_disabled(self, name: str, disabled: bool) -> None:
+        if self._server.files.is_file(name):
+            self._server.files.set_disabled(name, disabled)
+        else:
+            self._group(name).disabled = disabled
 
     # Clients.
 
@@ -205,13 +223,24 @@ class Admin:
         raise TxproxyError(f"client {number} not found", sqlstate="42704")
 
     def _kill_client(self, call: Call) -> None:
-        self._session(call.argument).fatal(_KILLED)
+        if self._is_at_file(call.argument):
+            self._server.files.kill(int(call.argument))
+        else:
+            self._session(call.argument).fatal(_KILLED)
 
     def _reap(self, call: Call) -> None:
-        session = self._session(call.argument)
-        if not endings.sleeps(session):
+        if self._is_at_file(call.argument):
+            asleep = self._server.files.reap(int(call.argument))
+        else:
+            session = self._session(call.argument)
+            asleep = endings.sleeps(session)
+            if asleep:
+                endings.reap(session, endings.REAP)
+        if not asleep:
             raise _not_now(f"client {call.argument} is not idle in a transaction")
-        endings.reap(session, endings.REAP)
+
+    def _is_at_file(self, number: str) -> bool:
+        return int(number) in self._server.sqlite.clients
 
     # The end.
 

@@ -11,8 +11,10 @@ from txproxy.backends import reach
 from txproxy.core.handshake import WrongPasswordError
 from txproxy.core.ports import Endpoint
 from txproxy.core.session import Session
+from txproxy.core.sqlite import FileClient
 from txproxy.errors import LoginError, TxproxyError
 from txproxy.net.login import Login
+from txproxy.net.sqlite import who
 from txproxy.wire import encode
 from txproxy.wire.codes import IDLE
 
@@ -75,12 +77,13 @@ class Client(asyncio.Protocol):
         self.write = self.transport.write
         server = self._server
         server.clients.add(self)
-        beyond = len(server.clients) - server.config.max_client_conn
+        beyond = server.client_count - server.config.max_client_conn
         self.is_beyond = beyond > 0
         peer = transport.get_extra_info("peername")
         self.is_unix = not isinstance(peer, tuple)
         if self.is_unix:
-            self.address = f"unix pid={self.peer_pid()}"
+            # 0: it has another pid namespace, a container.
+            self.address = f"unix pid={self.peer_pid() or 'unknown'}"
         else:
             self.address = f"{peer[0]}:{peer[1]}"
             reach.keep_alive(transport, self._server.tcp)
@@ -162,6 +165,14 @@ class Client(asyncio.Protocol):
         session.login()
         if rest:
             session.client_sent(rest)
+
+    def handed_over(self, to: FileClient) -> None:
+        """Its socket is another process's now: ours is closed, and the connection stays."""
+        self.write = _drop
+        self._login = None
+        self.transport.abort()
+        if self._server.config.log_connections:
+            self._server.event("client connected", {**who(to), "tls": ""})
 
     def refuse(self, error: TxproxyError) -> None:
         """Say why the client cannot come in, and close."""

@@ -26,6 +26,7 @@ from txproxy.core.pool import Pool
 from txproxy.core.state import REASONS
 from txproxy.core.stats import Histogram, Stats
 from txproxy.core.view import is_console
+from txproxy.net import sqlite_metrics
 
 if TYPE_CHECKING:
     from txproxy.net.server import Server
@@ -157,6 +158,7 @@ def collect(server: "Server") -> Iterator[Metric]:
     yield from _histograms(rows)
     yield from _pools(server)
     yield from _offenders(server)
+    yield from sqlite_metrics.collect(server.sqlite)
     yield from _proxy(server)
     yield from ProcessCollector(registry=None).collect()
 
@@ -279,7 +281,7 @@ def _proxy(server: "Server") -> Iterator[Metric]:
         "txproxy_logins_refused", "Clients that were not let in.", value=server.logins_refused
     )
     for name, meaning, value in (
-        ("client_connections", "Clients' sockets, before and after login.", len(server.clients)),
+        ("client_connections", "Clients' sockets, before and after login.", server.client_count),
         (
             "max_client_connections",
             "How many of them are let in: max_client_conn.",

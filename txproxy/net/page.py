@@ -11,6 +11,7 @@ from txproxy import __version__
 from txproxy.core.endings import sleeps
 from txproxy.core.pool import Pool
 from txproxy.core.session import Session
+from txproxy.core.sqlite import FileReport
 from txproxy.net.collector import Census, census, pools
 
 if TYPE_CHECKING:
@@ -49,6 +50,17 @@ _POOLS: Final = (
     "longest wait, s",
     "state",
 )
+_FILES: Final = (
+    "database",
+    "waiting to write",
+    "longest wait, s",
+    "readers",
+    "oldest, s",
+    "WAL, bytes",
+    "commits",
+    "in batches",
+    "state",
+)
 _TRANSACTIONS: Final = ("database", "user", "client", "application_name", "idle, s", "since, s")
 
 
@@ -64,10 +76,11 @@ def page(server: "Server") -> str:
         (
             _HEAD,
             f"<h1>txproxy {escape(__version__)}</h1>",
-            f"<p>{escape(state)}; {len(server.clients)} client connections</p>",
+            f"<p>{escape(state)}; {server.client_count} client connections</p>",
             "<h2>Pools</h2>",
             *_table(_POOLS, (_pool(counts, pool) for counts, pool in found[:_MOST_POOLS])),
             _more(len(found) - _MOST_POOLS),
+            *_files(server),
             "<h2>Asleep in a transaction</h2>",
             *_table(
                 _TRANSACTIONS,
@@ -76,6 +89,28 @@ def page(server: "Server") -> str:
             _more(len(sleepers) - _MOST_TRANSACTIONS),
             _FOOT,
         )
+    )
+
+
+def _files(server: "Server") -> Iterator[str]:
+    if server.sqlite.files:
+        yield "<h2>SQLite files</h2>"
+        names = server.sqlite.names
+        files = sorted(server.sqlite.files.items())
+        yield from _table(_FILES, (_file(names.get(path, path), report) for path, report in files))
+
+
+def _file(database: str, report: FileReport) -> Iterable[object]:
+    return (
+        database,
+        report.queue,
+        round(report.longest_wait_now, 1),
+        report.readers,
+        round(report.oldest_reader, 1),
+        report.wal_bytes,
+        report.commits,
+        report.batches,
+        "replaced by another file" if report.moved else "",
     )
 
 

@@ -27,6 +27,7 @@ from txproxy.core.offenders import REAPED, RELEASED, Offenders
 from txproxy.core.pool import Pool
 from txproxy.core.release import Candidate
 from txproxy.core.session import Session
+from txproxy.core.sqlite import FileClient
 from txproxy.core.stats import Stats
 from txproxy.core.transaction import BEGUN, OPEN
 from txproxy.errors import ConfigError, ConnectError, TxproxyError
@@ -39,7 +40,8 @@ from txproxy.net.janitor import TICK, Janitor
 from txproxy.net.log import LOGGER
 from txproxy.net.metrics import Metrics
 from txproxy.net.monitor import Monitor
-from txproxy.net.process import Processes
+from txproxy.net.process import Processes, described
+from txproxy.net.sqlite import Sqlite
 from txproxy.wire import encode
 
 _CANCELS_TAKE: Final = 2.0  # seconds at most, at the end
@@ -87,6 +89,8 @@ class Server:
         self.metrics = Metrics(self)
         self.offenders = Offenders()
         self.processes = Processes()
+        self.files = Sqlite(self)
+        self.sqlite = self.files.seen
         self._settings: dict[tuple[str, str], SessionSettings] = {}
         self.orphans: set[Pool] = set()
         self._told: dict[str, dict[str, float]] = {}
@@ -128,6 +132,11 @@ class Server:
         return time.monotonic()
 
     @property
+    def client_count(self) -> int:
+        """Clients, those at SQLite files included."""
+        return len(self.clients) + len(self.sqlite.clients)
+
+    @property
     def passed_at(self) -> float:
         """When the janitor last passed, by the exact clock."""
         return self.janitor.passed_at
@@ -145,6 +154,7 @@ class Server:
             raise
         self._janitor = asyncio.get_running_loop().create_task(self.janitor.run())
         self._fill_pools()
+        self.files.configure()
 
     async def _listen(self, address: TcpAddress | UnixAddress) -> None:
         loop = asyncio.get_running_loop()
@@ -212,7 +222,9 @@ class Server:
         self.draining = True
         self.stop_listening()
         deadline = self.clock() + (timeout or math.inf)
-        while self.clients and self.clock() < deadline:
+        if not wait_for_clients:
+            self.files.drain()
+        while self.client_count and self.clock() < deadline:
             for client in list(self.clients):
                 if client.session is None:
                     client.close()
@@ -233,6 +245,7 @@ class Server:
         for task in list(self._tasks):
             task.cancel()
         self.processes.close()
+        await self.files.close()
         await self.authenticator.close()
         await self.monitor.close()
         await self._cancels_are_sent()
@@ -286,6 +299,7 @@ class Server:
             self._reconfigure(pool)
         self.authenticator.reload(config)
         self._fill_pools()
+        self.files.configure()
 
     def _reconfigure(self, pool: Pool) -> None:
         database = pool.settings.database
@@ -340,7 +354,7 @@ class Server:
         """
         if self.draining:
             raise TxproxyError("the proxy is shutting down", sqlstate="57P03")
-        if client.is_beyond and len(self.clients) > self.config.max_client_conn:
+        if client.is_beyond and self.client_count > self.config.max_client_conn:
             raise too_many("max_client_conn")
 
     def is_console(self, database: str) -> bool:
@@ -436,9 +450,11 @@ class Server:
 
     def cancel(self, pid: int, secret: bytes) -> None:
         """A CancelRequest came. A wrong key is answered by nothing, as the server does."""
-        session = self.keys.find(pid, secret)
-        if session is not None:
-            endings.cancel(session)
+        owner = self.keys.find(pid, secret)
+        if isinstance(owner, FileClient):
+            self.files.cancel(owner)
+        elif owner is not None:
+            endings.cancel(owner)
 
     # Backends.
 
@@ -542,10 +558,12 @@ class Server:
 
     # Transactions that are left open.
 
-    def process(self, session: Session) -> str:
-        """The process of its client, in words, as far as it is known."""
-        client = session.client
-        return self.processes.known(client) if isinstance(client, Client) else ""
+    def process(self, client: Session | FileClient) -> str:
+        """Which process it is, in words, as far as it is known."""
+        if isinstance(client, FileClient):
+            return described(client.peer_pid, client.connected_at)
+        socket_of = client.client
+        return self.processes.known(socket_of) if isinstance(socket_of, Client) else ""
 
     def left_open(self, session: Session, how: str, fields: Mapping[str, object]) -> None:
         """Whose code it was is counted, and logged."""

@@ -1,0 +1,251 @@
+"""The SQLite process under the proxy: it dies, the proxy dies, both are stopped, or read anew."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.system.files import Files, make, rows_of
+from tests.system.proxy import ask, wait_until
+from txproxy.cli.embedded import EmbeddedPostgres
+
+Make = Callable[..., Files]
+
+
+@pytest.fixture
+def make_files(postgres: EmbeddedPostgres, tmp_path: Path) -> Make:
+    def made(**settings: Any) -> Files:
+        return Files(postgres, tmp_path, **settings)
+
+    return made
+
+
+def is_there(pid: int) -> bool:
+    """Whether the process lives; one that is dead and not buried does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def is_gone(pid: int) -> None:
+    assert not wait_until(lambda: is_there(pid), lambda found: not found)
+
+
+def insert(client: psycopg.Connection[Any], value: str) -> None:
+    client.execute(f"INSERT INTO t VALUES ('{value}')".encode())
+
+
+# It dies.
+
+
+def test_it_dies_and_is_started_again(make_files: Make) -> None:
+    """Its clients' connections break; those of PostgreSQL notice nothing."""
+    files = make_files()
+    with files.proxy, files.proxy.connect(autocommit=True) as other, files.connect() as client:
+        insert(client, "committed")
+        client.execute("BEGIN")
+        insert(client, "open")
+        os.kill(files.process(), signal.SIGKILL)
+        with pytest.raises(psycopg.OperationalError):
+            client.execute("SELECT 1")
+        ask(other)
+        files.proxy.wait_for("sqlite process died", exit_code=-9)
+        files.proxy.wait_for("client disconnected", database="notes")
+        with files.connect() as again:
+            assert again.execute("SELECT a FROM t").fetchall() == [("committed",)]
+        files.proxy.wait_for("sqlite process ready", 2)
+        ask(other)
+
+
+def test_clients_that_come_meanwhile_wait_for_it(make_files: Make) -> None:
+    files = make_files()
+    with files.proxy:
+        for _ in range(3):
+            os.kill(int(files.proxy.events("sqlite process ready")[-1]["pid"]), signal.SIGKILL)
+            with files.connect() as client:
+                client.execute("SELECT 1")
+
+
+def test_one_that_hangs_holds_up_nobody_else(make_files: Make) -> None:
+    files = make_files(shutdown_timeout="1s")
+    with files.proxy:
+        pid = files.process()
+        os.kill(pid, signal.SIGSTOP)
+        client = files.wire()
+        with files.proxy.connect(autocommit=True) as other:
+            ask(other)
+        os.kill(pid, signal.SIGCONT)
+        client.until("Z")
+        os.kill(pid, signal.SIGSTOP)
+        files.proxy.stop()
+        client.close()
+    is_gone(pid)
+
+
+# The proxy dies.
+
+
+def test_it_ends_with_the_proxy(make_files: Make) -> None:
+    files = make_files()
+    with files.proxy, files.connect() as client:
+        pid = files.process()
+        client.execute("BEGIN")
+        insert(client, "open")
+        files.proxy.kill()
+        with pytest.raises(psycopg.OperationalError):
+            client.execute("SELECT 1")
+        is_gone(pid)
+    assert rows_of(files.notes) == []
+
+
+def test_it_is_not_started_where_no_file_is_configured(make_files: Make) -> None:
+    files = make_files()
+    files.tables.clear()
+    with files.proxy:
+        with files.proxy.connect(autocommit=True) as other:
+            ask(other)
+        assert not files.proxy.events("sqlite process ready")
+
+
+# They are stopped.
+
+
+def test_sigterm_lets_transactions_end(make_files: Make) -> None:
+    files = make_files(shutdown_timeout="1min")
+    with files.proxy:
+        pid = files.process()
+        busy, idle = files.connect(), files.connect("a.db")
+        with busy, idle:
+            busy.execute("BEGIN")
+            insert(busy, "last")
+            os.kill(files.proxy.pid, signal.SIGTERM)
+            with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+                wait_until(lambda: idle.execute("SELECT 1"), lambda _: False)
+            insert(busy, "words")
+            busy.execute("COMMIT")
+            files.proxy.wait_for("stopped")
+        is_gone(pid)
+        files.proxy.stop()
+    assert rows_of(files.notes) == [("last",), ("words",)]
+
+
+def test_the_time_for_that_is_bounded(make_files: Make) -> None:
+    files = make_files(shutdown_timeout="200ms")
+    with files.proxy, files.connect() as client:
+        client.execute("BEGIN")
+        insert(client, "open")
+        files.proxy.stop()
+        with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+            client.execute("SELECT 1")
+    assert rows_of(files.notes) == []
+
+
+def test_a_proxy_that_waits_for_its_clients_waits_for_these(make_files: Make) -> None:
+    files = make_files()
+    with files.proxy:
+        with files.connect() as client:
+            with files.console() as console:
+                console.execute("SHUTDOWN WAIT_FOR_CLIENTS")
+            files.proxy.wait_for("draining")
+            insert(client, "still there")
+        files.proxy.wait_for("stopped")
+        files.proxy.stop()
+
+
+# Configuration is read anew.
+
+
+def reload(files: Files) -> None:
+    files.proxy.mark()
+    files.proxy.write_configuration()
+    os.kill(files.proxy.pid, signal.SIGHUP)
+    files.proxy.wait_for("reloaded")
+
+
+def test_a_file_that_is_removed_and_one_that_is_added(make_files: Make) -> None:
+    files = make_files()
+    make(files.root / "more.db", "CREATE TABLE t (a)")
+    with files.proxy, files.connect() as idle, files.connect() as busy:
+        busy.execute("BEGIN")
+        insert(busy, "last")
+        del files.tables["notes"]
+        files.tables["more"] = {"path": str(files.root / "more.db")}
+        reload(files)
+        files.connect("more").close()
+        assert "does not exist" in str(files.refusal())
+        with pytest.raises(psycopg.OperationalError, match="removed from the proxy's config"):
+            wait_until(lambda: idle.execute("SELECT 1"), lambda _: False)
+        busy.execute("COMMIT")
+        with pytest.raises(psycopg.OperationalError, match="removed from the proxy's config"):
+            wait_until(lambda: busy.execute("SELECT 1"), lambda _: False)
+    assert rows_of(files.notes) == [("last",)]
+
+
+def test_limits_hold_for_those_who_are_there(make_files: Make) -> None:
+    """A writer that sleeps as another waits: for long, until the file's limit is lowered."""
+    files = make_files(notes={"idle_writer_timeout": "1h", "busy_timeout": "1min"})
+    with files.proxy, files.connect() as sleeper, files.connect() as other:
+        sleeper.execute("BEGIN")
+        insert(sleeper, "asleep")
+        files.tables["notes"] = {**files.tables["notes"], "idle_writer_timeout": "100ms"}
+        reload(files)
+        insert(other, "awake")
+        with pytest.raises(psycopg.Error) as caught:
+            sleeper.execute("COMMIT")
+        assert caught.value.sqlstate in ("25P02", "25P03")
+    assert rows_of(files.notes) == [("awake",)]
+
+
+def test_the_first_file_starts_the_process(make_files: Make) -> None:
+    files = make_files()
+    tables = dict(files.tables)
+    files.tables.clear()
+    with files.proxy:
+        assert "does not exist" in str(files.refusal())
+        files.tables.update(tables)
+        reload(files)
+        files.connect().close()
+
+
+def test_what_holds_for_the_proxy_holds_for_files(make_files: Make) -> None:
+    files = make_files(query_timeout=0)
+    endless = (
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    )
+    with files.proxy, files.connect() as client:
+        with files.console() as console:
+            console.execute("SET query_timeout = '200ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            client.execute(endless)
+        assert client.execute("SELECT 1").fetchone() == ("1",)
+
+
+# The terminal.
+
+
+def test_ctrl_c_is_for_the_proxy_alone(make_files: Make) -> None:
+    """A terminal sends SIGINT to all of its foreground: the process would die, its clients too."""
+    files = make_files()
+    with files.proxy:
+        ours = os.getpgid(files.proxy.pid)
+        assert os.getpgid(files.process()) != ours
+
+
+def test_the_proxy_keeps_nothing_of_a_client(make_files: Make) -> None:
+    files = make_files()
+    with files.proxy, files.connect():
+        files.proxy.wait_for("client connected")
+        open_before = len(descriptors(files))
+        with files.connect("a.db"):
+            files.proxy.wait_for("client connected", database="a.db")
+            assert len(descriptors(files)) == open_before
+
+
+def descriptors(files: Files) -> list[Path]:
+    return list(Path(f"/proc/{files.proxy.pid}/fd").iterdir())
