@@ -3,7 +3,8 @@
 `power_loss` writes a trace of what SQLite did to its files. Here the trace is played again up to
 any point, and the power fails there. Of what was not synced, each sector of 512 bytes is written
 or not, in any order; a file that was made or deleted without a sync of the directory is there or
-not. One run gives as many power failures as one likes.
+not; what a failed sync should have written is lost for good, whatever is synced later, though it
+can still be read before the power fails. One run gives as many power failures as one likes.
 """
 
 import random
@@ -17,7 +18,7 @@ _HEAD: Final = Struct("!cHQI")
 _SECTOR: Final = 512
 
 OPEN, WRITE, TRUNCATE, DELETE, DELETE_FOR_SURE = b"o", b"w", b"t", b"d", b"D"
-SYNC_BEGINS, SYNC_ENDS = b"s", b"S"
+SYNC_BEGINS, SYNC_ENDS, DATA_SYNC_ENDS, SYNC_FAILS = b"s", b"S", b"Y", b"F"
 
 
 class Event(NamedTuple):
@@ -81,14 +82,16 @@ class Disk:
     def _change(self, file: _File, event: Event) -> None:
         if event.kind == SYNC_BEGINS:
             file.syncs[event.offset] = len(file.pending)
-        elif event.kind == SYNC_ENDS:
+        elif event.kind in {SYNC_ENDS, DATA_SYNC_ENDS, SYNC_FAILS}:
             covered = file.syncs.pop(event.offset)
             for done in file.pending[:covered]:
-                _apply(file.durable, done)
+                if event.kind != SYNC_FAILS:
+                    _apply(file.durable, done)
             del file.pending[:covered]
             file.syncs = {sync: max(0, at - covered) for sync, at in file.syncs.items()}
-            # SQLite's own VFS syncs the directory with the first sync of a new journal or WAL.
-            self._sync_directory()
+            if event.kind == SYNC_ENDS:
+                # SQLite's own VFS does so with the first sync of a new journal or WAL.
+                self._sync_directory()
         else:
             file.pending.append(event)
 

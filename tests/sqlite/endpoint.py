@@ -28,6 +28,8 @@ from txproxy.wire.messages import Startup
 
 PATIENCE: Final = 20.0
 
+PROCESS: Final = ("-m", "txproxy.backends.sqlite")
+
 SETTINGS: Final[dict[str, Any]] = {
     "journal_mode": "wal",
     "busy_timeout": 5.0,
@@ -54,13 +56,19 @@ def eventually(condition: Callable[[], Any], what: str = "") -> Any:
         if found:
             return found
         assert time.monotonic() < deadline, what or "it did not happen"
-        time.sleep(0.005)
+        time.sleep(0.002)
 
 
 class Endpoint:
-    """One SQLite process, its listener, and what it has told. `settings`: of every file."""
+    """One SQLite process, its listener, and what it has told. `settings`: of every file.
 
-    def __init__(self, directory: Path, **settings: Any) -> None:
+    `runs` is what Python runs as the process, before the number of its descriptor.
+    """
+
+    def __init__(
+        self, directory: Path, *, runs: tuple[str, ...] = PROCESS, **settings: Any
+    ) -> None:
+        self._runs = runs
         self.directory = directory
         self.settings = {**SETTINGS, **settings}
         self.lines: list[dict[str, Any]] = []  # all that the process has told but reports
@@ -104,24 +112,49 @@ class Endpoint:
 
     def outside(self, database: str, script: str) -> str:
         """Run Python with stdlib sqlite3's connection `c` to the file, in another process."""
+        beside = self.beside(database, script)
+        said, _ = beside.communicate()
+        assert beside.returncode == 0
+        return said.decode().strip()
+
+    def beside(self, database: str, script: str) -> subprocess.Popen[bytes]:
+        """The same, but it goes on: with pipes for its input and output."""
         head = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
         arguments = [sys.executable, "-c", head + script, str(self.path(database))]
-        return subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def __enter__(self) -> Self:
-        self._channel, theirs = socket.socketpair()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "txproxy.backends.sqlite", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-        )
-        theirs.close()
         self._listener.bind(self.socket_path)
         self._listener.listen(128)
-        threading.Thread(target=self._hear, args=(self._channel.dup(),), daemon=True).start()
+        self._start()
         threading.Thread(target=self._accept, daemon=True).start()
-        eventually(lambda: self.told("ready") or self.process.poll() is not None)
-        assert self.process.poll() is None, "the process has not come up"
         return self
+
+    def kill(self) -> None:
+        """As kill -9 does."""
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self) -> None:
+        """A new process instead of one that has been killed, or shall be left to itself."""
+        self._channel.close()
+        self._start()
+
+    def _start(self) -> None:
+        before = len(self.told("ready"))
+        self._channel, theirs = socket.socketpair()
+        self.process = subprocess.Popen(
+            [sys.executable, *self._runs, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            cwd=Path(__file__).parents[2],
+        )
+        theirs.close()
+        threading.Thread(target=self._hear, args=(self._channel.dup(),), daemon=True).start()
+        eventually(
+            lambda: len(self.told("ready")) > before or self.process.poll() is not None,
+            "the process did not get ready",
+        )
+        assert self.process.poll() is None, "the process has not come up"
 
     def __exit__(self, *_: object) -> None:
         # shutdown wakes the threads that wait on these; the channel's end ends the process.
@@ -134,8 +167,7 @@ class Endpoint:
         try:
             self.process.wait(PATIENCE)
         finally:
-            self.process.kill()
-            self.process.wait()
+            self.kill()
             Path(self.socket_path).unlink(missing_ok=True)
 
     def tell(self, line: dict[str, Any], *fds: int) -> None:
@@ -152,14 +184,25 @@ class Endpoint:
         return [line for line in self.told("log") if line["event"] == event]
 
     def file(self, database: str) -> dict[str, Any]:
-        """The file in the last report; empty if it is not in there."""
+        """The file in a report of now; empty if it is not in there."""
+        self._ask()
         found = [f for f in self.report["files"] if f["path"] == str(self.path(database))]
         return found[0] if found else {}
 
+    def waits_for_others(self, database: str, times: int) -> None:
+        """AssertionError: the file's writer does not meet another process' lock so often."""
+        eventually(lambda: self.file(database).get("busy_foreign", 0) >= times)
+
     def session(self, number: int) -> dict[str, Any]:
-        """The session in the last report; empty if it is not in there."""
+        """The session in a report of now; empty if it is not in there."""
+        self._ask()
         found = [s for s in self.report["sessions"] if s["id"] == number]
         return found[0] if found else {}
+
+    def _ask(self) -> None:
+        before = self.reports
+        self.tell({"do": "report"})
+        eventually(lambda: self.reports > before, "no report")
 
     def _hear(self, channel: socket.socket) -> None:
         with channel, channel.makefile("rb") as lines, contextlib.suppress(OSError):

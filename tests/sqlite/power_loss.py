@@ -6,18 +6,24 @@ A VFS writes DIRECTORY/trace for `disk`, and does not sync for real. While DIREC
 there, calls that it names fail: one JSON object, see `Fault`.
 """
 
+import errno
 import json
 import os
 import runpy
 import sys
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 
 from tests.sqlite import disk
 from tests.sqlite.disk import Event
+
+_WORDS: Final = {
+    apsw.SQLITE_FULL: "database or disk is full",
+    apsw.SQLITE_IOERR: "disk I/O error",
+}
 
 
 class Fault(NamedTuple):
@@ -50,7 +56,7 @@ class Watched(apsw.VFS):
         self._trace = os.open(directory / "trace", flags, 0o600)
         self._fault = directory / "fault"
         self._skipped: dict[Fault, int] = {}
-        self.syncs = count()
+        self._syncs = count()
 
     def note(self, kind: bytes, path: str, offset: int = 0, data: bytes = b"") -> None:
         """One event into the trace, in one write: so threads need no lock."""
@@ -67,7 +73,25 @@ class Watched(apsw.VFS):
             return
         skipped = self._skipped[fault] = self._skipped.get(fault, 0) + 1
         if skipped > fault.skip:
-            raise apsw.exception_for(fault.code)
+            raise _error(fault.code)
+
+    def sync(self, path: str, ends: bytes) -> None:
+        """apsw.Error: it is to fail."""
+        number = next(self._syncs)
+        self.note(disk.SYNC_BEGINS, path, number)
+        try:
+            self.may_fail("xSync", path)
+        except apsw.Error:
+            self.note(disk.SYNC_FAILS, path, number)
+            raise
+        self.note(ends, path, number)
+
+    def fdatasync(self, fd: int) -> None:
+        """Instead of os.fdatasync, which the commit train calls."""
+        try:
+            self.sync(os.readlink(f"/proc/self/fd/{fd}"), disk.DATA_SYNC_ENDS)  # noqa: PTH115
+        except apsw.Error as error:
+            raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
 
     def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
         if name is None:
@@ -102,12 +126,18 @@ class _File(apsw.VFSFile):
         self._vfs.note(disk.TRUNCATE, self._path, newsize)
 
     def xSync(self, _: int) -> None:  # noqa: N802
-        number = next(self._vfs.syncs)
-        self._vfs.note(disk.SYNC_BEGINS, self._path, number)
-        self._vfs.may_fail("xSync", self._path)
-        self._vfs.note(disk.SYNC_ENDS, self._path, number)
+        self._vfs.sync(self._path, disk.SYNC_ENDS)
+
+
+def _error(code: int) -> apsw.Error:
+    """As apsw raises it where SQLite's own VFS returns the code, with SQLite's words."""
+    raised: Any = type(apsw.exception_for(code))(_WORDS[code & 0xFF])
+    raised.result, raised.extendedresult = code & 0xFF, code
+    assert isinstance(raised, apsw.Error)
+    return raised
 
 
 if __name__ == "__main__":
     watched = Watched(Path(sys.argv.pop(1)))
+    os.fdatasync = watched.fdatasync  # type: ignore[assignment]
     runpy.run_module("txproxy.backends.sqlite", run_name="__main__", alter_sys=True)

@@ -107,7 +107,7 @@ def execute(limit: int = 0, portal: str = "") -> bytes:
     return encode.message(b"E", portal.encode() + b"\0" + limit.to_bytes(4))
 
 
-def close(portal: str = "") -> bytes:
+def close_portal(portal: str = "") -> bytes:
     """Close of a portal."""
     return encode.message(b"C", b"P" + portal.encode() + b"\0")
 
@@ -133,6 +133,10 @@ class Raw:
     def __exit__(
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Without a word."""
         self._stream.close()
         self.socket.close()
 

@@ -16,6 +16,7 @@ _FUNCTIONS = "in a transaction that writes, and in indexes and scripts, function
 _HERE = "what this process is to do in a SELECT; the server reads"
 _INSIDE = "about a class of the extension module"
 _LIMIT = "a limit set here is one of the readers here; the server then answers"
+_PRAGMA = "the endpoint knows no PRAGMA count_changes"
 _PROGRESS = "what writes runs on the server"
 _READONLY = "how the file is opened is the endpoint's matter"
 _REINIT = "rows that have come already keep the text factory of their time"
@@ -41,6 +42,7 @@ EVERYWHERE: Final[Mapping[str, str]] = {
     "test_hooks.ProgressTests.test_error_in_progress_handler*": _PROGRESS,
     "test_hooks.ProgressTests.test_progress_handler_used": _PROGRESS,
     "test_hooks.TraceCallbackTests.test_trace_expanded_sql": _TRACE,
+    "test_transactions.SpecialCommandTests.test_pragma": _PRAGMA,
     "test_regression.RegressionTests.test_executescript_step_through_select": _FUNCTIONS,
     "test_userfunctions.AggregateTests.*": _FUNCTIONS,
     "test_userfunctions.FunctionTests.test_func_deterministic": _FUNCTIONS,

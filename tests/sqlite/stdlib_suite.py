@@ -74,7 +74,7 @@ class Substitute(types.ModuleType):
                     if fresh:
                         Path(name).touch()
                 file = stands_for.get(name, name)
-                super().__init__(file, *arguments, **where, **keywords)
+                super().__init__(file, *arguments, **{**where, **keywords})
 
         def connect(database: Any, *arguments: Any, **keywords: Any) -> Any:
             factory = keywords.pop("factory", arguments[4] if len(arguments) > 4 else Connection)

@@ -1,16 +1,25 @@
-"""Power failures, and first whether the tests would notice a loss at all."""
+"""Power failures, and first whether the tests would notice a loss at all.
 
+TXPROXY_TEST_CRASHES raises how often the power fails.
+"""
+
+import os
 import random
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import apsw
 import pytest
 
-from tests.sqlite import disk
+from tests.sqlite import disk, load
 from tests.sqlite.disk import Disk
+from tests.sqlite.endpoint import Endpoint
+from tests.sqlite.load import Load
+from tests.sqlite.power_loss import Fault
 
 # Inserts 1, 2, 3, … each by itself, and notes how long the trace was when it was acknowledged.
 WRITER = """
@@ -28,7 +37,7 @@ for number in range(int(rows)):
     connection.execute("INSERT INTO t VALUES (?, randomblob(1500))", (number,))
     print(Path(directory, "trace").stat().st_size, flush=True)
 """
-FAILURES = 150
+FAILURES = 15 * int(os.environ.get("TXPROXY_TEST_CRASHES", "10"))
 ROOT = Path(__file__).parents[2]
 
 
@@ -89,3 +98,31 @@ def test_the_disk_loses_what_sqlite_did_not_sync(
     tmp_path: Path, journal: str, synchronous: str, is_safe: bool
 ) -> None:
     assert (losses(tmp_path, journal, synchronous) == 0) == is_safe
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"journal_mode": "delete"}, {"commit_train": True}])
+def test_what_was_acknowledged_outlives_the_power(
+    tmp_path: Path, settings: dict[str, Any], fails: bool
+) -> None:
+    """Also after the disk has failed for a while to sync, and lost what it should have synced."""
+    told = tmp_path / "told"
+    told.mkdir()
+    trace = told / "trace"
+    runs = ("-m", "tests.sqlite.power_loss", str(told))
+    with Endpoint(tmp_path, runs=runs, **settings) as endpoint:
+        path = endpoint.create("a.db", load.SCHEMA)
+        files = {path.name: path.read_bytes()}
+        with Load(endpoint, "a.db", 4, clock=lambda: trace.stat().st_size) as clients:
+            clients.go_on(100)
+            if fails:
+                Fault("xSync", "", apsw.SQLITE_IOERR_FSYNC).put(told)
+                clients.fail("08007", 3)
+                Fault.end(told)
+            clients.go_on(150)
+    clients.check(path)
+    chance = random.Random(7)
+    for number, (end, played) in enumerate(failures(files, trace.read_bytes(), seed=4)):
+        where = tmp_path / f"after{number}"
+        disk.put(where, played.fail(chance))
+        clients.check(where / path.name, end)

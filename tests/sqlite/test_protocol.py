@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from tests.sqlite.endpoint import Endpoint, eventually
-from tests.sqlite.raw import SYNC, Raw, bind, close, describe, execute, parse
+from tests.sqlite.raw import SYNC, Raw, bind, close_portal, describe, execute, parse
 from txproxy.wire import encode
 
 SERIES = "WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < ?) SELECT i"
@@ -244,7 +244,7 @@ def test_portals_keep_their_snapshot_while_others_write(shared: Endpoint, databa
         assert client.ask(execute(0, "p")).rows == [(2,), (3,)]
         assert client.rows(sql) == []
         eventually(lambda: shared.file(database).get("readers") == 1, "q has the only reader")
-        assert client.ask(close("q")).kinds == "3Z"
+        assert client.ask(close_portal("q")).kinds == "3Z"
         eventually(lambda: shared.file(database).get("readers") == 0)
 
 

@@ -7,6 +7,7 @@ where that is possible. Exceptions, adapters, converters and rows are `sqlite3`'
     statements.py   what a statement is, as far as the client must know
     protocol.py     the socket, and PostgreSQL's framing
     session.py      what we have on the server: statements, portals; lost connections, forks
+    forks.py        whether this is a child of the process that connected
     local.py        the readers of this process; place.py: whether there may be any
     begun.py        a transaction that the server does not know of yet
     engine.py       where a statement runs, and in which transaction
@@ -17,6 +18,8 @@ where that is possible. Exceptions, adapters, converters and rows are `sqlite3`'
 A site's process runs no part of the proxy: nothing of txproxy is imported but wire and errors.
 """
 
+import datetime as dt
+import sqlite3
 from sqlite3 import (
     PARSE_COLNAMES,
     PARSE_DECLTYPES,
@@ -36,7 +39,6 @@ from sqlite3 import (
     Row,
     Time,
     TimeFromTicks,
-    Timestamp,
     TimestampFromTicks,
     Warning,  # noqa: A004
     adapt,
@@ -55,6 +57,45 @@ from txproxy.sqlite.connection import Connection
 from txproxy.sqlite.cursor import Cursor
 from txproxy.sqlite.link import LEGACY as LEGACY_TRANSACTION_CONTROL
 
+Timestamp = dt.datetime
+
+__all__ = [
+    "apilevel",
+    "paramstyle",
+    "threadsafety",
+    "connect",
+    "Connection",
+    "Cursor",
+    "Row",
+    "LEGACY_TRANSACTION_CONTROL",
+    "PARSE_COLNAMES",
+    "PARSE_DECLTYPES",
+    "Binary",
+    "Date",
+    "DateFromTicks",
+    "Time",
+    "TimeFromTicks",
+    "Timestamp",
+    "TimestampFromTicks",
+    "Warning",
+    "Error",
+    "InterfaceError",
+    "DatabaseError",
+    "DataError",
+    "OperationalError",
+    "IntegrityError",
+    "InternalError",
+    "ProgrammingError",
+    "NotSupportedError",
+    "PrepareProtocol",
+    "adapt",
+    "complete_statement",
+    "register_adapter",
+    "register_converter",
+    "sqlite_version",
+    "sqlite_version_info",
+]
+
 _FACTORY: Final = 4  # its place in sqlite3.connect(), behind the database
 
 
@@ -66,3 +107,10 @@ def connect(database: Any, *arguments: Any, factory: Any = Connection, **keyword
     if len(arguments) > _FACTORY:
         factory = arguments[_FACTORY]
     return factory(database, *arguments, **keywords)
+
+
+def __getattr__(name: str) -> Any:
+    """The codes and flags of `sqlite3`, SQLITE_DENY and so on."""
+    if name.startswith("SQLITE_"):
+        return getattr(sqlite3, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

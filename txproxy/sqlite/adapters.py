@@ -22,7 +22,7 @@ Converter = Callable[[bytes], Any]
 Converters = tuple[Converter | None, ...]
 
 _NULL: Final = b"\xff\xff\xff\xff"
-_ADAPTERS: Final[Mapping[tuple[type, object], object]] = sqlite3.adapters
+_ADAPTERS: Final[Mapping[Any, object]] = sqlite3.adapters
 _CONVERTERS: Final[Mapping[str, Converter]] = sqlite3.converters
 _TYPE_IN_NAME: Final = re.compile(r"\[([^\]]*)\]")
 _FIRST_WORD: Final = re.compile(r"[ (]")

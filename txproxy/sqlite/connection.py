@@ -13,14 +13,14 @@ import sqlite3
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing, suppress
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, cast
 from urllib.parse import unquote
 
 from txproxy import __version__
 from txproxy.sqlite import limits, place
 from txproxy.sqlite.cursor import Cursor
 from txproxy.sqlite.engine import Engine
-from txproxy.sqlite.link import LEGACY, Link, checked_autocommit, checked_level
+from txproxy.sqlite.link import LEGACY, Link, NoLink, checked_autocommit, checked_level
 from txproxy.sqlite.local import Readers, Setting
 from txproxy.sqlite.protocol import address_of, user
 from txproxy.sqlite.session import Session
@@ -30,6 +30,7 @@ log = logging.getLogger("txproxy.sqlite")
 HOST: Final = "/run/txproxy"
 PORT: Final = 6432
 
+_LEAST_TIMEOUT: Final = 50  # ms; to see that nobody waits takes a moment, the queue is not here
 _ELSEWHERE: Final = "{} needs a reader in this process, and the server reads: {}"
 _said: set[tuple[str, str]] = set()  # what has been logged, once for each file
 
@@ -56,7 +57,8 @@ class Connection:
     ProgrammingError = sqlite3.ProgrammingError
     NotSupportedError = sqlite3.NotSupportedError
 
-    _link: Link | None = None
+    link: Link = cast(Link, NoLink())
+    """What its cursors use; not of the DB-API."""
 
     def __init__(
         self,
@@ -64,19 +66,19 @@ class Connection:
         timeout: float = 5.0,
         detect_types: int = 0,
         isolation_level: str | None = "",
-        check_same_thread: bool = True,  # noqa: FBT001, FBT002
-        factory: Any = None,
+        check_same_thread: bool = True,
+        factory: Any = None,  # noqa: ARG002  # it has made us
         cached_statements: int = 128,
-        uri: bool = False,  # noqa: FBT001, FBT002
+        uri: bool = False,
         *,
         host: str = HOST,
         port: int = PORT,
         reads: Literal["auto", "local", "server"] = "auto",
         autocommit: int = LEGACY,
     ) -> None:
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        if "link" in self.__dict__:
+            self.link.close()
+            del self.link
         checked_level(isolation_level)
         checked_autocommit(autocommit)
         if reads not in {"auto", "local", "server"}:
@@ -95,12 +97,12 @@ class Connection:
             "database": self._database,
             "client_encoding": "UTF8",
             "application_name": os.path.basename(sys.argv[0] if sys.argv else ""),  # noqa: PTH119
-            "busy_timeout": str(max(0, int(timeout * 1000))),
+            "busy_timeout": str(max(_LEAST_TIMEOUT, int(timeout * 1000))),
         }
         session = Session(address_of(host, port), said)
         engine = Engine(session, detect_types, cached_statements)
         session.open(lambda parameters: self._settle(engine, parameters))
-        self._link = Link(
+        self.link = Link(
             engine,
             is_bound=check_same_thread,
             isolation_level=isolation_level,
@@ -123,19 +125,14 @@ class Connection:
             path = said["txproxy.file"]
             engine.readers = Readers(path, self._timeout, self._detect_types, self._cached)
         elif self._reads == "local":
-            raise sqlite3.OperationalError(f"{self._database} cannot be read here: {self._objection}")
+            raise sqlite3.OperationalError(
+                f"{self._database} cannot be read here: {self._objection}"
+            )
         else:
             _log_once(self._database, f"the server reads {self._database}: {self._objection}")
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__} {self._database!r}>"
-
-    @property
-    def link(self) -> Link:
-        """What its cursors use. sqlite3.ProgrammingError: there is none."""
-        if self._link is None:
-            raise sqlite3.ProgrammingError("Base Connection.__init__ not called.")
-        return self._link
 
     # Statements
 
@@ -143,7 +140,8 @@ class Connection:
         """A cursor; `factory` makes it of this connection."""
         self.link.engine()
         cursor = factory(self)
-        if not issubclass(type(cursor), Cursor):  # whatever it says that its class is
+        kind = type(cursor)
+        if kind is not Cursor and not issubclass(kind, Cursor):  # whatever __class__ says
             raise TypeError(f"factory must return a cursor, not {type(cursor).__name__}")
         if self.row_factory is not None:
             cursor.row_factory = self.row_factory
@@ -222,7 +220,7 @@ class Connection:
 
     @property
     def total_changes(self) -> int:
-        """The rows that this connection's statements have changed; what triggers do is not in it."""
+        """The rows that its statements have changed; what triggers do is not in it."""
         return self.link.engine().total_changes
 
     @property
@@ -308,17 +306,17 @@ class Connection:
             raise sqlite3.NotSupportedError(_ELSEWHERE.format(what, self._objection))
         return readers
 
-    def enable_load_extension(self, enable: bool, /) -> None:  # noqa: FBT001
+    def enable_load_extension(self, enable: bool, /) -> None:
         """sqlite3.NotSupportedError: extensions are the configuration's."""
         self.link.engine()
         if enable:
             raise sqlite3.NotSupportedError(
-                "extensions are loaded by the endpoint: name them in the file's setting `extensions`"
+                "extensions are the endpoint's: name them in the file's setting `extensions`"
             )
 
     def load_extension(self, path: str, /, *, entrypoint: str | None = None) -> None:  # noqa: ARG002
         """sqlite3.NotSupportedError: extensions are the configuration's."""
-        self.enable_load_extension(True)  # noqa: FBT003
+        self.enable_load_extension(True)
 
     # The file itself
 
@@ -331,7 +329,9 @@ class Connection:
         """A blob, to be read here. sqlite3.NotSupportedError: it is to be written."""
         reader = self._fresh("blobopen")
         if not readonly:
-            raise sqlite3.NotSupportedError("blobopen works with readonly=True; UPDATE writes blobs")
+            raise sqlite3.NotSupportedError(
+                "blobopen works with readonly=True; UPDATE writes blobs"
+            )
         return reader.blobopen(table, column, row, readonly=True, name=name)
 
     def backup(
@@ -356,10 +356,11 @@ class Connection:
 
     def iterdump(self) -> Generator[str, None, None]:
         """The database as SQL."""
-        from sqlite3.dump import _iterdump  # noqa: PLC0415, PLC2701
+        from sqlite3 import dump  # noqa: PLC0415
 
         self.link.engine()
-        return _iterdump(self)
+        found: Generator[str, None, None] = dump._iterdump(self)  # type: ignore[attr-defined]  # noqa: SLF001
+        return found
 
     def serialize(self, *, name: str = "main") -> bytes:
         """What is committed, as the bytes of a file."""
@@ -369,7 +370,7 @@ class Connection:
         finally:
             reader.close()
 
-    def deserialize(self, data: Any, /, *, name: str = "main") -> None:
+    def deserialize(self, data: Any, /, *, name: str = "main") -> None:  # noqa: ARG002
         """sqlite3.NotSupportedError: others use the file."""
         self.link.engine()
         raise sqlite3.NotSupportedError("deserialize would replace a file that others use")

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
+from txproxy.sqlite.link import Link, NoLink
 from txproxy.sqlite.rows import Rows
 
 if TYPE_CHECKING:
     from txproxy.sqlite.connection import Connection
     from txproxy.sqlite.engine import Description
-    from txproxy.sqlite.link import Link
 
 
 class Cursor:
@@ -25,9 +25,7 @@ class Cursor:
     _is_running = False  # a statement or a fetch, which may call Python, which may call us
 
     def __init__(self, connection: "Connection", /) -> None:
-        from txproxy.sqlite.connection import Connection  # noqa: PLC0415
-
-        if not isinstance(connection, Connection):
+        if not isinstance(getattr(connection, "link", None), Link | NoLink):
             raise TypeError(
                 f"Cursor() argument 1 must be txproxy.sqlite.Connection, not "
                 f"{type(connection).__name__}"
@@ -78,7 +76,7 @@ class Cursor:
             self._is_running = False
         return self
 
-    def _begin(self) -> "Link":
+    def _begin(self) -> Link:
         """What is checked, and forgotten, before every statement."""
         link = self._usable()
         if self._rows is not None:
@@ -90,7 +88,7 @@ class Cursor:
         self._is_running = True
         return link
 
-    def _usable(self) -> "Link":
+    def _usable(self) -> Link:
         if not self._is_ready:
             raise sqlite3.ProgrammingError("Base Cursor.__init__ not called.")
         if self._is_closed:

@@ -128,7 +128,9 @@ class Engine:
 
     def _read(self, readers: Readers, statement: Statement, parameters: Any) -> Outcome:
         try:
-            reader = self._snapshot(readers) if self._begun else readers.open(self.settings.values())
+            reader = (
+                self._snapshot(readers) if self._begun else readers.open(self.settings.values())
+            )
             if reader.connection.text_factory is not self.text_factory:
                 reader.connection.text_factory = self.text_factory
             cursor = reader.connection.execute(statement.sql, parameters)
@@ -201,7 +203,7 @@ class Engine:
         return changes
 
     def _batches(self, statement: Statement, parameters: Iterable[Any]) -> Iterable[list[bytes]]:
-        """What was given before an error of the iterator's, or of a value's, is run all the same."""
+        """What came before an error of the iterator's, or of a value's, is run all the same."""
         batch: list[bytes] = []
         size = 0
         iterator = iter(parameters)
@@ -255,10 +257,9 @@ class Engine:
         return changes
 
     def _raise(self, answer: Answer) -> None:
-        if answer.fields is not None and self._session.status == IN_FAILED:
-            if failures.is_constraint(answer.fields):
-                # OR ROLLBACK, RAISE(ROLLBACK): it was asked for, and nobody expects a transaction.
-                self._session.run(self.statement("ROLLBACK"))
+        if self._session.status == IN_FAILED and failures.is_constraint(answer.fields):
+            # OR ROLLBACK, RAISE(ROLLBACK): it was asked for, and nobody expects a transaction.
+            self._session.run(self.statement("ROLLBACK"))
         if self._session.status == IDLE and self._savepoints is not None and not self._begun:
             self._over()  # SQLite has ended it
         if answer.fields is not None:

@@ -7,7 +7,8 @@ Source: https://docs.python.org/3/library/sqlite3.html#sqlite3-exceptions
 """
 
 import sqlite3
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 BUSY: Final = (5, "SQLITE_BUSY")
@@ -44,7 +45,7 @@ def lost(reason: str) -> sqlite3.OperationalError:
     return operational(reason, (10, "SQLITE_IOERR"))
 
 
-def of(fields: Mapping[str, str], functions: Set[str] = frozenset()) -> Exception:
+def of(fields: Mapping[str, str], functions: AbstractSet[str] = frozenset()) -> Exception:
     """The exception for an ErrorResponse; `functions`: lower-case names known to this process."""
     message = fields.get("M", "the server gave no message")
     if fields.get("C") == "42601" and message.startswith(_ONE_STATEMENT):
@@ -68,13 +69,13 @@ def of(fields: Mapping[str, str], functions: Set[str] = frozenset()) -> Exceptio
     return error
 
 
-def is_constraint(fields: Mapping[str, str]) -> bool:
-    """Whether an ErrorResponse is of a violated constraint."""
-    code = fields.get("L", "")
+def is_constraint(fields: Mapping[str, str] | None) -> bool:
+    """Whether an ErrorResponse, if there is one, is of a violated constraint."""
+    code = "" if fields is None else fields.get("L", "")
     return code.isdecimal() and int(code) & 0xFF == CONSTRAINT
 
 
-def is_unknown_function(error: sqlite3.Error, functions: Set[str]) -> bool:
+def is_unknown_function(error: sqlite3.Error, functions: AbstractSet[str]) -> bool:
     """Whether the server misses a function that this process has; the names are lower-case."""
     return _unknown_function(str(error)) in functions
 

@@ -9,9 +9,9 @@ Source: https://docs.python.org/3/library/sqlite3.html#transaction-control
 import sqlite3
 import threading
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-from txproxy.sqlite import failures
+from txproxy.sqlite import failures, forks
 from txproxy.sqlite.engine import Engine, Outcome
 from txproxy.sqlite.statements import Kind, Statement
 
@@ -24,7 +24,15 @@ LONGEST: Final = 1_000_000_000
 MOST_VARIABLES: Final = 0xFFFF
 """Of one Bind."""
 
+_get_ident: Final = threading.get_ident
 _LEVELS: Final = ("", "DEFERRED", "IMMEDIATE", "EXCLUSIVE")
+
+
+class NoLink:
+    """In place of a link, until Connection.__init__ has run."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise sqlite3.ProgrammingError("Base Connection.__init__ not called.")
 
 
 class Link:
@@ -38,6 +46,7 @@ class Link:
         self._isolation_level = checked_level(isolation_level)
         self._autocommit = autocommit
         self.lock = threading.RLock()
+        self._forks = forks.count
         self.longest = LONGEST
         self.most_variables = MOST_VARIABLES
         if autocommit is False:
@@ -49,10 +58,13 @@ class Link:
         sqlite3.ProgrammingError: it is closed, or this is another thread.
         """
         engine = self._engine
-        self.check_thread()
-        if engine is None:
+        if engine is None or (self._thread and self._thread != _get_ident()):
+            self.check_thread()
             raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
-        engine.refresh()
+        if self._forks != forks.count:
+            self._forks = forks.count
+            self.lock = threading.RLock()  # another thread of the parent's may have had it
+            engine.refresh()
         if self._autocommit is False and not engine.in_transaction:
             engine.begin("")  # after a fork, or a transaction that SQLite has ended
         return engine
@@ -96,9 +108,7 @@ class Link:
         """Several statements, after a COMMIT of what is open."""
         with self.lock:
             engine = self.engine()
-            if isinstance(sql, str) and "\0" in sql:
-                raise ValueError("embedded null character")
-            self._check(sql)
+            self._check(sql, ValueError("embedded null character"))
             if self._autocommit == LEGACY:
                 engine.commit()
             engine.script(sql)
@@ -114,11 +124,11 @@ class Link:
             raise failures.operational("too many SQL variables")
         return statement
 
-    def _check(self, sql: str) -> None:
+    def _check(self, sql: str, null: Exception | None = None) -> None:
         if not isinstance(sql, str):
             raise TypeError(f"argument 1 must be str, not {type(sql).__name__}")
         if "\0" in sql:
-            raise sqlite3.ProgrammingError("the query contains a null character")
+            raise null or sqlite3.ProgrammingError("the query contains a null character")
         if len(sql) > self.longest:
             raise sqlite3.DataError("query string is too large")
 
@@ -208,8 +218,6 @@ def checked_level(level: str | None) -> str | None:
 
 def checked_autocommit(value: int) -> int:
     """ValueError: there is no such mode."""
-    if value is not True and value is not False and value != LEGACY:
-        raise ValueError(
-            "autocommit must be True, False, or sqlite3.LEGACY_TRANSACTION_CONTROL"
-        )
+    if not isinstance(value, bool) and value != LEGACY:
+        raise ValueError("autocommit must be True, False, or sqlite3.LEGACY_TRANSACTION_CONTROL")
     return value

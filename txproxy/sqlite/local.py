@@ -25,22 +25,10 @@ _inherited: list[object] = []
 """Connections of a parent process: neither used nor closed in the child."""
 
 
-class Reader:
-    """One connection, and how many unfinished results are on it."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-        self.results: set["LocalRows"] = set()
-        self.is_leased = False  # a transaction has its snapshot
-
-    def __repr__(self) -> str:
-        return f"<Reader unfinished={len(self.results)}>"
-
-
 class LocalRows:
     """The rows of one statement that have not been read yet."""
 
-    def __init__(self, readers: "Readers", reader: Reader, cursor: sqlite3.Cursor) -> None:
+    def __init__(self, readers: "Readers", reader: "Reader", cursor: sqlite3.Cursor) -> None:
         self._readers = readers
         self._reader = reader
         self._cursor = cursor
@@ -71,6 +59,18 @@ class LocalRows:
         self._readers.finished(self._reader, self)
 
 
+class Reader:
+    """One connection, and how many unfinished results are on it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.results: set[LocalRows] = set()
+        self.is_leased = False  # a transaction has its snapshot
+
+    def __repr__(self) -> str:
+        return f"<Reader unfinished={len(self.results)}>"
+
+
 class Readers:
     """The connections that read one file.
 
@@ -89,7 +89,7 @@ class Readers:
         return f"<Readers {self._uri} open={len(self._all)} free={len(self._free)}>"
 
     def open(self, settings: Iterable[Setting]) -> Reader:
-        """A connection without unfinished results. sqlite3.OperationalError: it cannot be opened."""
+        """A connection without unfinished results. sqlite3.OperationalError: there is none."""
         if self._free:
             return self._free[-1]
         reader = Reader(self.fresh(settings))

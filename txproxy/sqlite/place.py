@@ -51,7 +51,9 @@ def file_system(path: str, mounts: str) -> str:
         parts = line.split(" ")
         if len(parts) < 3:
             continue
-        point = parts[1].encode().decode("unicode_escape").encode("latin-1").decode(errors="replace")
+        point = (
+            parts[1].encode().decode("unicode_escape").encode("latin-1").decode(errors="replace")
+        )
         inside = point == "/" or path == point or path.startswith(point + "/")
         if inside and len(point) >= longest:  # the last one mounted is the one that is seen
             longest, found = len(point), parts[2]

@@ -11,6 +11,7 @@ import logging
 import os
 import pwd
 import socket
+from contextlib import suppress
 from typing import Final
 
 from txproxy.sqlite import failures
@@ -105,7 +106,9 @@ class Wire:
         try:
             answer = self.exchange(encode.startup(said))
         except LostError as error:
-            raise failures.lost(f"the endpoint at {self.address} did not answer: {error}") from error
+            raise failures.lost(
+                f"the endpoint at {self.address} did not answer: {error}"
+            ) from error
         if answer.fields is not None:
             raise failures.of(answer.fields)
         self._socket.settimeout(None)
@@ -164,7 +167,7 @@ class Wire:
             lacking -= len(part)
         return b"".join(parts)
 
-    def _take(self, answer: Answer, kind: int, body: bytes) -> bool:  # noqa: C901
+    def _take(self, answer: Answer, kind: int, body: bytes) -> bool:
         """One message. True: it was the last one."""
         if kind == DATA_ROW:
             answer.rows.append(body)
@@ -214,10 +217,8 @@ class Wire:
 
     def terminate(self) -> None:
         """Take leave."""
-        try:
+        with suppress(OSError):  # gone before we were
             self._socket.send(encode.TERMINATE)
-        except OSError:
-            pass  # gone before we were
         self.close()
 
     def cancel(self) -> None:
@@ -252,7 +253,8 @@ def _connected(address: str) -> socket.socket:
     except OSError as error:
         found.close()
         raise failures.operational(
-            f"unable to open database file: nobody listens on {address} ({error.strerror or error});"
+            f"unable to open database file: nobody listens on {address}"
+            f" ({error.strerror or error});"
             ' start txproxy with this unix listener ("unix:DIRECTORY" in listen), or say which'
             " directory and port it has",
             failures.CANTOPEN,
@@ -261,7 +263,7 @@ def _connected(address: str) -> socket.socket:
 
 
 def columns(body: bytes) -> tuple[Column, ...]:
-    """The columns of a RowDescription; the declared type stands in its name field, behind \\x01."""
+    """The columns of a RowDescription; a declared type follows the name, behind byte 1."""
     found = []
     start = 2
     for _ in range(int.from_bytes(body[:2], "big")):

@@ -9,12 +9,11 @@ Statements are Parsed under a name the first time they run, in the same send; re
 longer than a first helping stay behind in a portal.
 """
 
-import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from txproxy.sqlite import failures
+from txproxy.sqlite import failures, forks
 from txproxy.sqlite.protocol import Answer, LostError, Wire
 from txproxy.sqlite.statements import Kind, Statement
 from txproxy.wire import encode, values
@@ -27,16 +26,6 @@ _LONG_TEXT: Final = 65_536  # letters of a statement that is not worth a name on
 _FORMAT: Final = b"\0\1" + values.FORMAT.to_bytes(2, "big")
 _RUN: Final = _FORMAT + encode.EXECUTE_UNNAMED + encode.SYNC  # behind a Bind's parameters
 _DESCRIBE_UNNAMED: Final = encode.message(b"D", b"P\0")
-
-_forks = 0
-
-
-def _forked() -> None:
-    global _forks  # noqa: PLW0603
-    _forks += 1
-
-
-os.register_at_fork(after_in_child=_forked)
 
 
 class Portal:
@@ -70,8 +59,8 @@ class Portal:
 class Session:
     """What one connection of the client's has on the server.
 
-    `open` comes first. `epoch` counts sessions from 1. sqlite3.OperationalError from everything: nobody
-    listens there, or what was begun is lost.
+    `open` comes first. `epoch` counts sessions from 1. sqlite3.OperationalError from everything:
+    nobody listens there, or what was begun is lost.
     """
 
     def __init__(self, address: str, said: dict[str, str]) -> None:
@@ -79,7 +68,7 @@ class Session:
         self._said = said
         self._opened: Callable[[dict[str, str]], None] = lambda _: None
         self._wire: Wire | None = None
-        self._forks = _forks
+        self._forks = forks.count
         self._abandoned: list[bytes] = []  # whole Close messages, sent with what comes next
         self._names = 0
         self._free_portals: list[bytes] = []
@@ -101,9 +90,9 @@ class Session:
 
     def was_inherited(self) -> bool:
         """After a fork: leave what the parent has. True: there was something to leave."""
-        if self._forks == _forks:
+        if self._forks == forks.count:
             return False
-        self._forks = _forks
+        self._forks = forks.count
         self._lose()
         return True
 
@@ -285,14 +274,14 @@ class Session:
 
     def cancel(self) -> None:
         """Interrupt what runs."""
-        if self._wire is not None and self._forks == _forks:
+        if self._wire is not None and self._forks == forks.count:
             self._wire.cancel()
 
     def close(self) -> None:
         """Leave; an open transaction is rolled back by the server."""
         if self._wire is None:
             return
-        if self._forks == _forks:
+        if self._forks == forks.count:
             self._wire.terminate()
         self._lose()
 

@@ -83,7 +83,18 @@ class Statement:
     `epoch` is the number of the session that has been told `name`; 0: none has.
     """
 
-    __slots__ = ("bind", "encoded", "epoch", "is_dml", "kind", "name", "names", "savepoint", "silent", "sql")
+    __slots__ = (
+        "bind",
+        "encoded",
+        "epoch",
+        "is_dml",
+        "kind",
+        "name",
+        "names",
+        "savepoint",
+        "silent",
+        "sql",
+    )
 
     def __init__(self, sql: str) -> None:
         self.sql = sql
@@ -114,28 +125,28 @@ class Statement:
 
 def parameters(sql: str) -> tuple[str | None, ...]:
     """The names of SQLite's parameters in the order of their indexes."""
-    if not any(sign in sql for sign in "?:@$"):
+    if not any(mark in sql for mark in "?:@$"):
         return ()
     names: dict[int, str | None] = {}
     by_name: dict[str, int] = {}
     last = 0
     for found in _PARAMETERS.finditer(sql):
-        token = found[1]
-        if token is None:
+        sign = found[1]
+        if sign is None:
             continue
-        if token == "?":
+        if sign == "?":
             last += 1
             names[last] = None
-        elif token[0] == "?":
-            index = int(token[1:])
+        elif sign[0] == "?":
+            index = int(sign[1:])
             if index > 0xFFFF:
                 continue  # SQLite refuses the statement
-            names[index] = token[1:]
+            names[index] = sign[1:]
             last = max(last, index)
-        elif token not in by_name:
+        elif sign not in by_name:
             last += 1
-            names[last] = token[1:]
-            by_name[token] = last
+            names[last] = sign[1:]
+            by_name[sign] = last
     return tuple(names.get(index) for index in range(1, last + 1))
 
 

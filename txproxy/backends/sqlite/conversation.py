@@ -13,6 +13,7 @@ from typing import Final
 import apsw
 
 from txproxy.backends.sqlite import calls, replies, requests
+from txproxy.backends.sqlite.backup import COMMAND, COPY_DONE, COPY_OUT, Backup
 from txproxy.backends.sqlite.calls import Call, Portal
 from txproxy.backends.sqlite.course import Course
 from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
@@ -66,6 +67,8 @@ class Conversation:
         self._script: bytes | None = None  # what is left of a Query
         self._is_skipping = False
         self._is_paused = False  # the client does not read
+        self._backup: Backup | None = None
+        self._is_copying = False  # the client has been told
         self.course = Course(file, self, parameters)
 
     def __repr__(self) -> str:
@@ -233,8 +236,11 @@ class Conversation:
     def _query(self, body: bytes) -> bool:
         if self.course.job is not None:
             return False
-        self._script = body[:-1]
         self._is_skipping = False
+        if COMMAND.fullmatch(body[:-1]):
+            self._begin_backup()
+            return True
+        self._script = body[:-1]
         self._next_statement(is_first=True)
         return True
 
@@ -273,6 +279,31 @@ class Conversation:
         if statement.columns:
             self._out.append(_description(portal))
         self._run(Call(portal))
+
+    def _begin_backup(self) -> None:
+        self.course.is_waiting = True
+        self._backup = Backup(self._file.path, self._copied)
+
+    def _copied(self, found: bytes | Exception) -> None:
+        backup = self._backup
+        if backup is None:
+            return  # the client is gone
+        if found and isinstance(found, bytes):
+            begin = b"" if self._is_copying else COPY_OUT
+            self._is_copying = True
+            self._write(begin + encode.message(b"d", found))
+            if not self._is_paused:
+                backup.go_on()
+            return
+        self._backup = None
+        self._is_copying = False
+        self.course.is_waiting = False
+        if isinstance(found, bytes):
+            self._out += [COPY_DONE, encode.command_complete(b"BACKUP")]
+        else:
+            self._out.append(replies.error(fields(found)))
+        self._out.append(_SYNC)
+        self._go_on()
 
     # Both.
 
@@ -354,10 +385,15 @@ class Conversation:
     def resume(self) -> None:
         """It does again."""
         self._is_paused = False
+        if self._backup is not None:
+            self._backup.go_on()
         self.course.resume()
 
     def end(self) -> None:
         """The client is gone."""
+        backup, self._backup = self._backup, None
+        if backup is not None:
+            backup.stop()
         self.course.leave()
         self._prepared.clear()
         self._out.clear()

@@ -26,6 +26,7 @@ READERS: Final = 64
 _STATEMENTS: Final = 2000  # texts whose statements are remembered
 _LONG: Final = 16_384  # bytes of a text that is not
 _INSPECTOR_PATIENCE: Final = 50  # milliseconds, in which the loop stands still
+_IDLE: Final = 0.5  # seconds without a write
 
 
 class User(Protocol):
@@ -57,6 +58,7 @@ class File:
         self._idle: list[Reader] = []
         self._wanting: deque[Job] = deque()  # no reader is left for these
         self._reader_of: dict[Job, Reader] = {}
+        self._checked = 0.0
         self.train: Train | None = None
         try:
             commit = self._deliver
@@ -234,6 +236,7 @@ class File:
         for user in list(self.users):
             user.tick(now)
         self._check_queries(now)
+        self._check_wal(now)
 
     def _too_late(self, job: Job) -> None:
         self.late += 1
@@ -249,6 +252,14 @@ class File:
             if job is not None and now - thread.since > limit:
                 job.cancelled = True
                 thread.interrupt(job)
+
+    def _check_wal(self, now: float) -> None:
+        """Nobody writes: a good time for a checkpoint."""
+        is_idle = not self.tokens and self.tokens.holder is None and now - self.writer.since > _IDLE
+        if is_idle and now - self._checked > _IDLE and self.writer.checkpoints.is_due_when_idle:
+            self._checked = now
+            nobody_reads = not self.leased
+            self.writer.do(lambda writer: writer.checkpoint(nobody_reads))
 
     def overdue(self, now: float, patience: float) -> bool:
         """Whether a statement goes on so long after it should have stopped."""

@@ -10,7 +10,6 @@ SQLite's own parser reads the PRAGMA (`parser`), these tables judge it:
     REFUSED  whatever is not listed: can break the file or other sessions, or does not exist
 """
 
-from dataclasses import dataclass, fields, replace
 from enum import Enum
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -45,8 +44,7 @@ class Verdict(NamedTuple):
     columns: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SessionPragmas:
+class SessionPragmas(NamedTuple):
     """A session's settings of its connection; equal ones may share a transaction of the writer.
 
     The defaults are SQLite's, and those of a new connection of apsw.
@@ -66,10 +64,6 @@ class SessionPragmas:
     """The answers of LIKE. SQLite gives no answer when asked for it."""
     reverse_unordered_selects: bool = False
     """The order of rows, also those that an UPDATE … LIMIT or INSERT … SELECT meets first."""
-    full_column_names: bool = False
-    """Names of columns, also of a table made by CREATE TABLE … AS SELECT."""
-    short_column_names: bool = True
-    """The same."""
     trusted_schema: bool = True
     """Off: functions without leave are refused in views, triggers and constraints."""
     cell_size_check: bool = False
@@ -79,7 +73,7 @@ class SessionPragmas:
 
     def set(self, name: str, value: str) -> "SessionPragmas":
         """With the SESSION PRAGMA `name` set as SQLite would understand `value`."""
-        return replace(self, **{name: parser.is_on(value)})
+        return self._replace(**{name: parser.is_on(value)})
 
     def get(self, name: str) -> int | None:
         """What asking for it answers; None: no row."""
@@ -87,7 +81,7 @@ class SessionPragmas:
 
     def ended(self) -> "SessionPragmas":
         """What is left of them after COMMIT or ROLLBACK."""
-        return replace(self, defer_foreign_keys=False) if self.defer_foreign_keys else self
+        return self._replace(defer_foreign_keys=False) if self.defer_foreign_keys else self
 
     def apply(self, connection: apsw.Connection, applied: "SessionPragmas | None" = None) -> None:
         """Make the connection so; `applied` is what it has now, None on a new one.
@@ -105,7 +99,7 @@ class SessionPragmas:
 
 
 DEFAULTS: Final = SessionPragmas()
-_SESSION: Final = frozenset(field.name for field in fields(SessionPragmas))
+_SESSION: Final = frozenset(SessionPragmas._fields)
 _APPLIED: Final = tuple(sorted(_SESSION - {"query_only"}))
 
 # Cost, memory and warnings of a connection: no statement answers differently.
@@ -116,7 +110,6 @@ _TUNING: Final = frozenset(
         "busy_timeout",
         "cache_size",
         "cache_spill",
-        "count_changes",
         "empty_result_callbacks",
         "mmap_size",
         "read_uncommitted",
@@ -168,8 +161,13 @@ _READ: Final = frozenset(
         "table_xinfo",
     }
 )
-# Asked they read, set they write (or are refused: schema_version corrupts, when wrong).
-_HEADER: Final = frozenset({"application_id", "schema_version", "user_version"})
+# Asked they read, set they write.
+_HEADER: Final = frozenset({"application_id", "user_version"})
+# Asked they read, set they are refused: a wrong schema_version corrupts, and what statements give
+# is the same for all sessions.
+_ASKED: Final = frozenset(
+    {"count_changes", "full_column_names", "schema_version", "short_column_names"}
+)
 _WRITE: Final = frozenset({"incremental_vacuum", "optimize"})
 
 # The answer's columns where they are not the PRAGMA's name.
@@ -210,9 +208,9 @@ def classify(name: str, value: str | None) -> Kind:
     if name in _FILE:
         return Kind.FILE
     if name in _HEADER:
-        if value is None:
-            return Kind.READ
-        return Kind.REFUSED if name == "schema_version" else Kind.WRITE
+        return Kind.READ if value is None else Kind.WRITE
+    if name in _ASKED:
+        return Kind.READ if value is None else Kind.REFUSED
     if name in _WRITE:
         return Kind.WRITE
     return Kind.REFUSED

@@ -162,6 +162,10 @@ class Process:
             self._is_draining = False
             self._channel.tell({"is": "drained"})
 
+    def _report_now(self, _: Line) -> None:
+        """Asked for: for tests, or whoever looks closely."""
+        self._channel.tell(report.line(self._files.values(), self._sessions.values(), monotonic()))
+
     def _report(self, now: float) -> None:
         for file in self._files.values():
             file.look_at_schema()
@@ -203,6 +207,7 @@ _DO: Final[dict[str, Callable[[Process, Line], None]]] = {
     "close": Process._close,  # noqa: SLF001
     "drain": Process._drain,  # noqa: SLF001
     "reopen": Process._reopen,  # noqa: SLF001
+    "report": Process._report_now,  # noqa: SLF001
     "reap": Process._reap,  # noqa: SLF001
     "file": Process._settings,  # noqa: SLF001
 }

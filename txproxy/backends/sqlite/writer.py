@@ -137,6 +137,12 @@ class Writer:
         self._applied = self._applied.ended()
         self._tokens.release()
 
+    def checkpoint(self, nobody_reads: bool) -> None:
+        """When nobody writes."""
+        if self._connection is not None and self._tokens.holder is None:
+            self._until = monotonic()
+            self.checkpoints.run(self._connection, nobody_reads=nobody_reads)
+
     def _serve(self) -> None:
         while not self._is_closing:
             batch = self._tokens.next()
