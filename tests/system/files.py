@@ -33,6 +33,7 @@ class Files:
         *,
         notes: Table | None = None,
         others: Table | None = None,
+        metrics: str = "",
         **proxy: Any,
     ) -> None:
         self.root = root.resolve()
@@ -46,7 +47,11 @@ class Files:
             "*": {"directory": str(self.data), **(others or {})},
         }
         self.proxy = Proxy(
-            server, proxy={"admin_users": [ADMIN], **proxy}, sqlite=self.tables, check=False
+            server,
+            proxy={"admin_users": [ADMIN], **proxy},
+            sqlite=self.tables,
+            metrics=metrics,
+            check=False,
         )
 
     def kwargs(self, dbname: str = NOTES, user: str = "web", **more: Any) -> dict[str, Any]:

@@ -209,6 +209,7 @@ class Proxy:
         databases: Mapping[str, Table] | None = None,
         users: Mapping[str, Table] | None = None,
         sqlite: Mapping[str, Table] | None = None,
+        metrics: str = "",
         check: bool = True,
     ) -> None:
         self.server = server
@@ -217,6 +218,7 @@ class Proxy:
         self._databases = {DATABASE: {}} if databases is None else databases
         self._users = users or {}
         self._sqlite = sqlite or {}
+        self._metrics = metrics
         self._check = check
         self._process: subprocess.Popen[str] | None = None
         self._exit_code: int | None = None
@@ -307,6 +309,8 @@ class Proxy:
     def _toml(self) -> str:
         listen = [f"{self.host}:{self.port}", f"unix:{self._directory.name}"]
         lines = ["[proxy]", *_lines({"listen": listen, **self._proxy})]
+        if self._metrics:
+            lines += ["[metrics]", *_lines({"listen": self._metrics})]
         there: Table = {"host": self.server.host, "port": self.server.port, "dbname": DATABASE}
         for name, table in self._databases.items():
             lines += [f"[databases.{json.dumps(name)}]", *_lines({**there, **table})]

@@ -1,5 +1,7 @@
 """SQLite files on the console, in the metrics, and on the page."""
 
+import os
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,6 +157,25 @@ def test_reap(files: Files, console: psycopg.Connection[Any]) -> None:
             sleeper.execute("COMMIT")
         assert caught.value.sqlstate in ("25P02", "25P03")
         assert sleeper.execute("SELECT a FROM t WHERE a = 'asleep'").fetchall() == []
+        event = files.proxy.wait_for("reaped", why="REAP", database="notes")
+    assert event["application_name"] == "sleeper"
+    assert "asleep" not in event["statement"]
+    assert seen(console, "REAPED", application_name="sleeper")["why"] == "REAP"
+    assert seen(console, "OFFENDERS", application_name="sleeper")["reaped"] == 1
+
+
+def test_who_keeps_others_waiting_is_told_of(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    files = Files(postgres, tmp_path, notes={"idle_writer_timeout": "1.5s"})
+    with files.proxy, files.connect(application_name="sleeper") as sleeper:
+        sleeper.execute("BEGIN")
+        sleeper.execute("INSERT INTO t VALUES ('asleep')")
+        with files.connect() as other:
+            other.execute("INSERT INTO t VALUES ('awake')")
+        event = files.proxy.wait_for("reaped", why="idle_writer_timeout")
+        assert event["statement"] == "INSERT INTO t VALUES (?)"
+        assert event["process"].startswith(f"{os.getpid()} since ")
+        assert 1 < event["idle_s"] <= event["transaction_s"]
+        sleeper.execute("ROLLBACK")
 
 
 def test_disable_and_enable(files: Files, console: psycopg.Connection[Any]) -> None:
@@ -226,3 +247,29 @@ def test_who_may_only_look(files: Files) -> None:
     with files.console(WATCHER) as watcher:
         assert refusal(watcher, "DISABLE notes").sqlstate == "42501"
     assert ADMIN != WATCHER
+
+
+# Metrics, and the page.
+
+
+def test_metrics_and_page(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    files = Files(postgres, tmp_path, metrics="127.0.0.1:0")
+    with files.proxy, files.connect() as client:
+        address = files.proxy.wait_for("ready")["metrics"]
+        for _ in range(3):
+            client.execute("INSERT INTO t VALUES (1)")
+        wanted = 'txproxy_sqlite_commits_total{database="notes"} 3.0'
+        text = wait_until(lambda: http(address, "/metrics"), lambda text: wanted in text)
+        assert wanted in text
+        assert 'txproxy_sqlite_clients{database="notes",state="idle"} 1.0' in text
+        assert "txproxy_sqlite_up 1.0" in text
+        assert "txproxy_sqlite_starts_total 1.0" in text
+        assert "txproxy_client_connections 1.0" in text
+        page = http(address, "/")
+        assert "<h2>SQLite files</h2>" in page
+        assert "<td>notes</td>" in page
+
+
+def http(address: str, path: str) -> str:
+    with urllib.request.urlopen(f"http://{address}{path}") as answer:
+        return str(answer.read().decode())

@@ -66,8 +66,10 @@ def test_it_dies_and_is_started_again(make_files: Make) -> None:
 def test_clients_that_come_meanwhile_wait_for_it(make_files: Make) -> None:
     files = make_files()
     with files.proxy:
-        for _ in range(3):
-            os.kill(int(files.proxy.events("sqlite process ready")[-1]["pid"]), signal.SIGKILL)
+        for times in range(3):
+            pid = files.proxy.wait_for("sqlite process ready", times + 1)["pid"]
+            os.kill(int(pid), signal.SIGKILL)
+            files.proxy.wait_for("sqlite process died", times + 1)
             with files.connect() as client:
                 client.execute("SELECT 1")
 
@@ -131,6 +133,22 @@ def test_sigterm_lets_transactions_end(make_files: Make) -> None:
             busy.execute("COMMIT")
             files.proxy.wait_for("stopped")
         is_gone(pid)
+        files.proxy.stop()
+    assert rows_of(files.notes) == [("last",), ("words",)]
+
+
+def test_a_sigterm_for_the_whole_group_does_the_same(make_files: Make) -> None:
+    """As systemd and others send it, unless they are told not to."""
+    files = make_files(shutdown_timeout="1min")
+    with files.proxy, files.connect() as client:
+        client.execute("BEGIN")
+        insert(client, "last")
+        for pid in (files.process(), files.proxy.pid):
+            os.kill(pid, signal.SIGTERM)
+        files.proxy.wait_for("draining")
+        insert(client, "words")
+        client.execute("COMMIT")
+        files.proxy.wait_for("stopped")
         files.proxy.stop()
     assert rows_of(files.notes) == [("last",), ("words",)]
 

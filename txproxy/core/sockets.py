@@ -8,7 +8,7 @@ Source: PgBouncer 1.25, admin.c.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from txproxy.core import endings, pressure, release, sqlite
+from txproxy.core import endings, pressure, release, sqlite_tables
 from txproxy.core.endings import sleeps
 from txproxy.core.rows import Column, columns
 from txproxy.core.transaction import NONE, OPEN, STATES
@@ -63,7 +63,7 @@ def _clients(view: View) -> list[Row]:
         for pool in all_pools(view.server)
         for session in pool.sessions
     ]
-    return found + sqlite.clients(view)
+    return found + sqlite_tables.clients(view)
 
 
 def _client_state(session: "Session") -> str:
@@ -182,7 +182,7 @@ def _transactions(view: View) -> list[Row]:
         if _in_transaction(session)
     ]
     sessions.sort(key=_active_at)
-    return [_transaction(session, view) for session in sessions] + sqlite.transactions(view)
+    return [_transaction(session, view) for session in sessions] + sqlite_tables.transactions(view)
 
 
 def _active_at(session: "Session") -> float:

@@ -1,4 +1,4 @@
-"""The SQLite endpoint as it is seen from the proxy, and its rows in the console's tables.
+"""The SQLite endpoint as it is seen from the proxy.
 
 Clients of SQLite files speak with another process (see net/sqlite.py). What is known here is whom
 it was given, and what it said of them and of the files in its last report, which is a second old
@@ -10,20 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from txproxy.core.rows import Column, columns
 from txproxy.core.stats import Stats
-from txproxy.core.view import Row, View, milliseconds, moment, split_seconds
 
 if TYPE_CHECKING:
     from txproxy.config import Config
-
-COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
-    "SQLITE": columns(
-        "database:text path:text journal_mode:text clients in_transaction queue longest_wait_ms"
-        " wait_max_ms readers oldest_reader_ms wal_bytes checkpoints checkpoint_age_ms statements"
-        " writes commits batches batch_max busy_foreign reaped rolled_back moved"
-    )
-}
 
 COUNTERS: Final = (
     "statements",
@@ -88,6 +78,9 @@ class SessionReport:
     reaped: int = 0
 
 
+_NOTHING: Final = SessionReport()
+
+
 @dataclass
 class FileClient:
     """A client that the process was given. `database` as in the configuration, or the file's name;
@@ -125,6 +118,7 @@ class Endpoint:
     disabled   names that take no new clients
     running    whether the process is there
     starts     how often it was started
+    newly_reaped   in the last report: clients, and what was said of them before and in it
     """
 
     def __init__(self) -> None:
@@ -135,6 +129,7 @@ class Endpoint:
         self.disabled: set[str] = set()
         self.running = False
         self.starts = 0
+        self.newly_reaped: list[tuple[FileClient, SessionReport, SessionReport]] = []
         self._totals: dict[str, Counter[str]] = {}
         self._counted: dict[str, FileReport] = {}
 
@@ -145,11 +140,17 @@ class Endpoint:
 
     def reported(self, files: Iterable[FileReport], sessions: Iterable[SessionReport]) -> None:
         """A report came."""
+        before = self.sessions
         self.files = {each.path: each for each in files}
         self.sessions = {each.id: each for each in sessions}
         for path, report in self.files.items():
             self._count(self.name(report), report, self._counted.get(path) or FileReport())
             self._counted[path] = report
+        self.newly_reaped = [
+            (self.clients[number], before.get(number, _NOTHING), session)
+            for number, session in self.sessions.items()
+            if number in self.clients and session.reaped > before.get(number, _NOTHING).reaped
+        ]
 
     def _count(self, database: str, report: FileReport, before: FileReport) -> None:
         """Counters begin anew with the file or the process; their totals do not."""
@@ -201,161 +202,23 @@ class Endpoint:
         return sorted((used | set(config.sqlite)) - {"*"})
 
 
-# Rows of tables that others share.
+def about_reaped(
+    client: FileClient, before: SessionReport, now: SessionReport, limit: float
+) -> dict[str, object]:
+    """A transaction that was ended while its client slept, for the log. What it was is known from
+    the reports before and after, so the times may be a second off.
 
-
-def clients(view: View) -> list[Row]:
-    """SHOW CLIENTS."""
-    endpoint = view.server.sqlite
-    return [_client(each, endpoint.session(each), view) for each in endpoint.clients.values()]
-
-
-def _client(client: FileClient, session: SessionReport, view: View) -> Row:
-    wait, wait_us = split_seconds(session.wait)
-    sleeps = session.state == "idle in transaction"
-    return (
-        "C",
-        client.user,
-        client.database,
-        "none",
-        _state(session),
-        "unix",
-        0,
-        "",
-        0,
-        moment(client.connected_at),
-        moment(view.time - session.idle),
-        wait,
-        wait_us,
-        0,
-        f"C{client.id}",
-        "",
-        client.peer_pid,
-        "",
-        client.application_name,
-        0,
-        client.id,
-        session.tx,
-        milliseconds(session.idle) if sleeps else None,
-        "",
-    )
-
-
-def _state(session: SessionReport) -> str:
-    """PgBouncer's word: who is in a transaction is active."""
-    if session.state == "waiting":
-        return "waiting"
-    return "idle" if session.state == "idle" and session.tx == "none" else "active"
-
-
-def pools(view: View) -> list[Row]:
-    """SHOW POOLS: a row for each file and user, who share its one writer."""
-    endpoint = view.server.sqlite
-    found: dict[tuple[str, str], list[SessionReport]] = {}
-    for client in endpoint.clients.values():
-        found.setdefault((client.database, client.user), []).append(endpoint.session(client))
-    return [_pool(*names, sessions) for names, sessions in sorted(found.items())]
-
-
-def _pool(database: str, user: str, sessions: list[SessionReport]) -> Row:
-    waiting = [each.wait for each in sessions if each.state == "waiting"]
-    return (
-        database,
-        user,
-        len(sessions) - len(waiting),
-        len(waiting),
-        *(0,) * 9,
-        *split_seconds(max(waiting, default=0.0)),
-        "transaction",
-        None,
-    )
-
-
-def databases(view: View) -> list[Row]:
-    """SHOW DATABASES."""
-    endpoint, config = view.server.sqlite, view.server.config
-    rows: list[Row] = []
-    for name in endpoint.databases(config):
-        mine = [each for each in endpoint.clients.values() if each.database == name]
-        path = config.sqlite[name].path if name in config.sqlite else mine[0].path
-        disabled = int(name in endpoint.disabled)
-        rows.append((name, None, None, path, *(None,) * 7, 0, 0, 0, len(mine), 0, disabled))
-    return rows
-
-
-def transactions(view: View) -> list[Row]:
-    """SHOW TRANSACTIONS, the longest idle first."""
-    endpoint = view.server.sqlite
-    found = [(endpoint.session(client), client) for client in endpoint.clients.values()]
-    busy = [each for each in found if each[0].tx != "none" or each[0].state != "idle"]
-    busy.sort(key=_idle, reverse=True)
-    return [_transaction(client, session, view) for session, client in busy]
-
-
-def _idle(each: tuple[SessionReport, FileClient]) -> float:
-    session = each[0]
-    return session.idle if session.state == "idle in transaction" else -1.0
-
-
-def _transaction(client: FileClient, session: SessionReport, view: View) -> Row:
-    sleeps = session.state == "idle in transaction"
-    return (
-        client.id,
-        client.database,
-        client.user,
-        client.address,
-        client.application_name,
-        f"{session.state} (aborted)" if session.tx == "failed" and sleeps else session.state,
-        milliseconds(session.tx_age),
-        milliseconds(session.idle) if sleeps else 0,
-        client.peer_pid,
-        session.statement if view.texts else None,
-        "" if view.texts else None,
-        (session.tx if session.tx in {"reading", "writing"} else "") if view.texts else None,
-        0,
-        0,
-        view.server.process(client) if view.texts else None,
-    )
-
-
-# SHOW SQLITE.
-
-
-def _files(view: View) -> list[Row]:
-    endpoint = view.server.sqlite
-    return [
-        _file(report, endpoint) for report in sorted(endpoint.files.values(), key=endpoint.name)
-    ]
-
-
-def _file(report: FileReport, endpoint: Endpoint) -> Row:
-    sessions = [
-        endpoint.session(each) for each in endpoint.clients.values() if each.path == report.path
-    ]
-    return (
-        endpoint.name(report),
-        report.path,
-        report.journal_mode,
-        len(sessions),
-        sum(each.tx != "none" for each in sessions),
-        report.queue,
-        milliseconds(report.longest_wait_now),
-        milliseconds(report.longest_wait),
-        report.readers,
-        milliseconds(report.oldest_reader),
-        report.wal_bytes,
-        report.checkpoints,
-        milliseconds(report.last_checkpoint) if report.last_checkpoint >= 0 else None,
-        report.statements,
-        report.writes,
-        report.commits,
-        report.batches,
-        report.batch_max,
-        report.busy_foreign,
-        report.reaped,
-        report.rolled_back,
-        int(report.moved),
-    )
-
-
-ROWS: Final = {"SQLITE": _files}
+    `limit` is idle_transaction_timeout, in seconds: who was ended sooner kept others waiting.
+    """
+    idle = max(before.idle, now.idle)
+    is_late = 0 < limit <= idle
+    return {
+        "why": "idle_transaction_timeout" if is_late else "idle_writer_timeout",
+        "idle_s": idle,
+        "transaction_s": max(before.tx_age, idle),
+        "database": client.database,
+        "user": client.user,
+        "client": client.address,
+        "application_name": client.application_name,
+        "statement": before.statement or now.statement,
+    }

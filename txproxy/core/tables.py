@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from txproxy.config import CONSOLE_DATABASES, SETTINGS, Config, PoolSettings, shown, shown_default
-from txproxy.core import offenders, sockets, sqlite, totals
+from txproxy.core import offenders, sockets, sqlite_tables, totals
 from txproxy.core.console import COMMANDS, ROLES, STATS
 from txproxy.core.rows import Column, Table, columns
 from txproxy.core.view import (
@@ -52,7 +52,7 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
     "HELP": columns("command:text who:text meaning:text"),
     **sockets.COLUMNS,
     **offenders.COLUMNS,
-    **sqlite.COLUMNS,
+    **sqlite_tables.COLUMNS,
     **totals.COLUMNS,
 }
 
@@ -77,7 +77,7 @@ def stats_by_database(server: ServerView) -> "dict[str, Stats]":
 
 
 def _pools(view: View) -> list[Row]:
-    return [_pool(pool, view) for pool in all_pools(view.server)] + sqlite.pools(view)
+    return [_pool(pool, view) for pool in all_pools(view.server)] + sqlite_tables.pools(view)
 
 
 def _pool(pool: "Pool", view: View) -> Row:
@@ -116,7 +116,7 @@ def _pool_mode(pool: "Pool", config: Config) -> str:
 
 def _databases(view: View) -> list[Row]:
     found = [_database(name, view) for name in database_names(view.server)]
-    return found + sqlite.databases(view)
+    return found + sqlite_tables.databases(view)
 
 
 def _database(name: str, view: View) -> Row:
@@ -259,5 +259,5 @@ _ROWS: Final[dict[str, Callable[[View], list[Row]]]] = {
     "HELP": _help,
     **sockets.ROWS,
     **offenders.ROWS,
-    **sqlite.ROWS,
+    **sqlite_tables.ROWS,
 }

@@ -565,7 +565,9 @@ class Server:
         socket_of = client.client
         return self.processes.known(socket_of) if isinstance(socket_of, Client) else ""
 
-    def left_open(self, session: Session, how: str, fields: Mapping[str, object]) -> None:
+    def left_open(
+        self, session: Session | FileClient, how: str, fields: Mapping[str, object]
+    ) -> None:
         """Whose code it was is counted, and logged."""
         process = self.process(session)
         said = {**fields, "process": process} if process else fields
@@ -573,7 +575,9 @@ class Server:
             self.admin.remember(said)
         offender = self.offenders.count(time.time(), how, said)
         self.event(how, said)
-        if not process and isinstance(session.client, Client):
+        if process or isinstance(session, FileClient):
+            return
+        if isinstance(session.client, Client):
             self.processes.tell(session.client, offender.is_process)
 
     # The log.

@@ -18,9 +18,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from txproxy.config import ANY_FILE, SqliteFile
 from txproxy.config.sqlite import find
+from txproxy.core import endings
 from txproxy.core.handshake import Request
+from txproxy.core.offenders import REAPED
 from txproxy.core.ports import next_id
-from txproxy.core.sqlite import Endpoint, FileClient, FileReport, SessionReport, read
+from txproxy.core.sqlite import (
+    Endpoint,
+    FileClient,
+    FileReport,
+    SessionReport,
+    about_reaped,
+    read,
+)
 from txproxy.errors import LoginError, NoSuchDatabaseError, TxproxyError
 from txproxy.net.log import LOGGER
 from txproxy.net.sqlite_process import Line, SqliteProcess
@@ -43,6 +52,7 @@ class Sqlite:
     """The endpoint of one proxy. `seen` is what is known of its clients and files.
 
     orphans   clients whose file is no longer configured: they leave as their transactions end
+    reaping   clients whose transactions an administrator has ended
     """
 
     def __init__(self, server: "Server") -> None:
@@ -50,6 +60,7 @@ class Sqlite:
         self._server = server
         self._process = SqliteProcess(self._heard, self._lost)
         self._orphans: set[int] = set()
+        self._reaping: set[int] = set()
 
     # Its life.
 
@@ -169,6 +180,7 @@ class Sqlite:
         server = self._server
         server.keys.forget(client.pid)
         self._orphans.discard(client.id)
+        self._reaping.discard(client.id)
         if server.config.log_disconnections:
             server.event("client disconnected", who(client))
 
@@ -192,7 +204,22 @@ class Sqlite:
                 [read(FileReport, each) for each in line["files"]],
                 [read(SessionReport, each) for each in line["sessions"]],
             )
+            self._tell_of_reaped()
             self._end_orphans()
+
+    def _tell_of_reaped(self) -> None:
+        for client, before, now in self.seen.newly_reaped:
+            fields = about_reaped(client, before, now, self._idle_limit(client.database))
+            if client.id in self._reaping:
+                fields["why"] = endings.REAP
+            self._reaping.discard(client.id)
+            self._server.left_open(client, REAPED, fields)
+
+    def _idle_limit(self, database: str) -> float:
+        config = self._server.config
+        file = config.sqlite.get(database) or config.sqlite.get(ANY_FILE)
+        limit: float = config.file_settings(file)["idle_transaction_timeout"] if file else 0.0
+        return limit
 
     def _end_orphans(self) -> None:
         for number in list(self._orphans):
@@ -223,6 +250,7 @@ class Sqlite:
         session = self.seen.sessions.get(number)
         sleeps = session is not None and session.state == "idle in transaction"
         if sleeps:
+            self._reaping.add(number)
             self._process.tell({"do": "reap", "id": number})
         return sleeps
 

@@ -1,6 +1,7 @@
 """`python -m txproxy.backends.sqlite FD`: the SQLite process, FD its end of the control channel."""
 
 import asyncio
+import signal
 import socket
 import sys
 
@@ -16,5 +17,8 @@ async def _serve(fd: int) -> None:
 
 
 if __name__ == "__main__":
+    # Who stops a group of processes stops the proxy, which says when this one is to end.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
     sys.setswitchinterval(_SWITCH)
     uvloop.run(_serve(int(sys.argv[1])))
