@@ -4,7 +4,7 @@
 becomes a job. It is collected until `submit`, then away until `finished`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import monotonic
 from typing import Final
@@ -16,7 +16,7 @@ from txproxy.backends.sqlite.answering import answer
 from txproxy.backends.sqlite.calls import DONE, MORE, SUSPENDED, Answers, Call, Job, Portal, Waits
 from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
 from txproxy.backends.sqlite.file import File
-from txproxy.backends.sqlite.pragmas import DEFAULTS
+from txproxy.backends.sqlite.pragmas import DEFAULTS, SessionPragmas, classify
 from txproxy.backends.sqlite.pragmas import Kind as PragmaKind
 from txproxy.backends.sqlite.reader import Reader
 from txproxy.backends.sqlite.statements import Begins, Kind, Statement
@@ -57,7 +57,7 @@ class Course:
         self.file = file
         self._waits = waits
         self.tx = Transaction()
-        self.pragmas = DEFAULTS
+        self.pragmas = _asked_for(parameters)
         self.answers = Answers()
         timeout = parameters.get("busy_timeout", "")
         settings = file.settings
@@ -509,6 +509,15 @@ class Course:
         self.job = None
         self._end_transaction()
         self.tx.end()
+
+
+def _asked_for(parameters: Mapping[str, str]) -> SessionPragmas:
+    """A session's PRAGMAs as its start-up packet has them: so they outlive a lost connection."""
+    found = DEFAULTS
+    for name, value in parameters.items():
+        if classify(name, value) is PragmaKind.SESSION:
+            found = found.set(name.lower(), value)
+    return found
 
 
 def _tag(statement: Statement) -> bytes:

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic
 from typing import Final, Protocol
 
@@ -95,6 +96,28 @@ class File:
     def _threads(self) -> list[Reader | Writer]:
         return [*self._readers, self.writer]
 
+    # Settings.
+
+    def configure(self, settings: Settings) -> None:
+        """The configuration has changed; what sessions needed they need still."""
+        kept = [each for each in self.settings.functions if each not in settings.functions]
+        self.settings = replace(settings, functions=(*settings.functions, *kept))
+
+    def need(self, function: str) -> None:
+        """Register it with every connection: "package.module:function", imported before."""
+        if function in self.settings.functions:
+            return
+        self.settings = replace(self.settings, functions=(*self.settings.functions, function))
+        opening.register(self._inspector, function)
+        self.writer.need(self.settings, function)
+        self._dismiss_idle()
+        self.schema_changed()
+
+    def _dismiss_idle(self) -> None:
+        for reader in self._idle:
+            self._dismiss(reader)
+        self._idle.clear()
+
     # Statements.
 
     def inspect(self, sql: bytes) -> Statement:
@@ -154,13 +177,16 @@ class File:
         if not is_clean:
             reader.reset()
         reader.leased = 0.0
-        if self._wanting:
-            job = self._wanting.popleft()
-            reader.leased = monotonic()
-            self._reader_of[job] = reader
-            reader.give(job)
-        else:
+        if reader.functions == self.settings.functions:
             self._idle.append(reader)
+        else:
+            self._dismiss(reader)
+        if self._wanting:
+            self.read(self._wanting.popleft())
+
+    def _dismiss(self, reader: Reader) -> None:
+        reader.close()
+        self._readers.remove(reader)
 
     # Stopping.
 
@@ -286,10 +312,7 @@ class File:
 
     def reopen(self) -> None:
         """Open what is there now; transactions that write are rolled back."""
-        for reader in self._idle:
-            reader.close()
-            self._readers.remove(reader)
-        self._idle.clear()
+        self._dismiss_idle()
         self._reopen()
         self._inspector.close(force=True)
         self._open_inspector()

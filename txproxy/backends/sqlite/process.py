@@ -11,18 +11,22 @@ from typing import Any, Final
 
 import apsw
 
-from txproxy.backends.sqlite import replies, report
+from txproxy.backends.sqlite import databases, django, replies, report
 from txproxy.backends.sqlite.channel import Channel, Line
+from txproxy.backends.sqlite.databases import Create, Drop
 from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
 from txproxy.backends.sqlite.file import File
+from txproxy.backends.sqlite.maintenance import Maintenance
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.owner import SUFFIX
 from txproxy.backends.sqlite.session import Client, Session
+from txproxy.config.sqlite import ANY_FILE
 from txproxy.errors import TxproxyError
 
 _TICK: Final = 0.05  # seconds
 _REPORT: Final = 20  # ticks
 _PATIENCE: Final = 5.0  # seconds for a statement to end after it was interrupted
+_LEAVING_TAKES: Final = 5.0  # seconds for clients to be gone from a file that is to be removed
 _STUCK: Final = 3  # exit status
 
 _CANCELLED: Final = fields(SqliteError("interrupted", apsw.SQLITE_INTERRUPT))
@@ -35,6 +39,7 @@ class Process:
         self._loop = loop
         self._channel = Channel(loop, channel, self._take, self._lost)
         self._sessions: dict[int, Session] = {}
+        self._maintenance: dict[int, Maintenance] = {}
         self._files: dict[str, File] = {}
         self._opening = asyncio.Lock()
         self._ended = asyncio.Event()
@@ -74,8 +79,17 @@ class Process:
     async def _adopt(self, line: Line, sock: socket.socket) -> None:
         client = Client.of(line)
         sock.setblocking(False)
+        if client.database == ANY_FILE:
+            await self._maintain(line, client, sock)
+            return
         try:
+            wanted = client.parameters.get(django.PARAMETER)
+            if wanted is not None:
+                await asyncio.to_thread(django.prepare, wanted)
+            # From here to the session nothing is awaited that lets the file be removed meanwhile.
             file = await self._file(client.path, line["file"])
+            if wanted is not None:
+                file.need(django.FUNCTIONS)
             session = Session(client, file, self)
             self._sessions[client.number] = session
             await self._loop.connect_accepted_socket(lambda: session, sock)
@@ -85,6 +99,54 @@ class Process:
         rest = base64.b64decode(line["rest"])
         if rest:
             session.data_received(rest)
+
+    async def _maintain(self, line: Line, client: Client, sock: socket.socket) -> None:
+        async def run(asked: Create | Drop) -> None:
+            path = databases.locate(client.path, asked.name)
+            if path in line["configured"]:
+                raise TxproxyError(f'"{asked.name}" is configured by itself', sqlstate="42501")
+            if isinstance(asked, Drop):
+                await self._drop(path, asked)
+            else:
+                await self._create(path, asked.template and locate(client.path, asked.template))
+
+        locate = databases.locate
+        session = Maintenance(client, run, self._maintained)
+        self._maintenance[client.number] = session
+        await self._loop.connect_accepted_socket(lambda: session, sock)
+        rest = base64.b64decode(line["rest"])
+        if rest:
+            session.data_received(rest)
+
+    def _maintained(self, client: Client) -> None:
+        del self._maintenance[client.number]
+        self._channel.tell({"is": "closed", "id": client.number})
+
+    async def _create(self, path: str, template: str) -> None:
+        async with self._opening:
+            if template:
+                await asyncio.to_thread(databases.clone, path, template)
+            else:
+                await asyncio.to_thread(databases.create, path)
+
+    async def _drop(self, path: str, asked: Drop) -> None:
+        if asked.if_exists and not await asyncio.to_thread(os.path.isfile, path):
+            return
+        deadline = monotonic() + _LEAVING_TAKES
+        while self._is_used(path) and monotonic() < deadline:
+            await asyncio.sleep(_TICK)  # noqa: ASYNC110 - they tell nobody that they go
+        async with self._opening:
+            if self._is_used(path):
+                raise TxproxyError(
+                    f'database "{asked.name}" is used by other clients', sqlstate="55006"
+                )
+            file = self._files.pop(path, None)
+            if file is not None:
+                await asyncio.to_thread(file.close)
+            await asyncio.to_thread(databases.remove, path)
+
+    def _is_used(self, path: str) -> bool:
+        return any(session.file.path == path for session in self._sessions.values())
 
     async def _refuse(self, client: Client, sock: socket.socket, why: Fields) -> None:
         self._log("warning", "sqlite_refused", database=client.database, error=why.message)
@@ -114,7 +176,8 @@ class Process:
             session.conversation.course.cancel(_CANCELLED)
 
     def _close(self, line: Line) -> None:
-        session = self._sessions.get(line["id"])
+        number = line["id"]
+        session = self._sessions.get(number) or self._maintenance.get(number)
         if session is not None:
             why = line["fields"]
             session.die(Fields(why["C"], apsw.SQLITE_ERROR, "SQLITE_ERROR", why["M"]))
@@ -137,7 +200,7 @@ class Process:
     def _settings(self, line: Line) -> None:
         file = self._files.get(_real(line["path"]))
         if file is not None:
-            file.settings = Settings.of(line["file"])
+            file.configure(Settings.of(line["file"]))
 
     # Time.
 
@@ -158,7 +221,9 @@ class Process:
         for session in list(self._sessions.values()):
             if session.conversation.course.is_between:
                 session.die(Fields("57P01", apsw.SQLITE_ERROR, "SQLITE_ERROR", _SHUTDOWN))
-        if not self._sessions:
+        for other in list(self._maintenance.values()):
+            other.die(Fields("57P01", apsw.SQLITE_ERROR, "SQLITE_ERROR", _SHUTDOWN))
+        if not self._sessions and not self._maintenance:
             self._is_draining = False
             self._channel.tell({"is": "drained"})
 

@@ -64,6 +64,7 @@ class Writer:
         self._deliver = deliver
         self._commit = commit
         self._inbox: SimpleQueue[Job | Callable[[], None] | None] = SimpleQueue()
+        self._needed: list[str] = []  # functions that came after the connection
         self._connection: apsw.Connection | None = None
         self._guard: Guard
         self._applied = DEFAULTS
@@ -93,6 +94,11 @@ class Writer:
     def do(self, task: Callable[["Writer"], None]) -> None:
         """Something else, in its thread, between jobs."""
         self._inbox.put(lambda: task(self))
+
+    def need(self, settings: Settings, function: str) -> None:
+        """These hold from now on; the function is new among them."""
+        self._settings = settings
+        self._needed.append(function)
 
     def close(self) -> None:
         """Roll back, and close the connection."""
@@ -191,6 +197,8 @@ class Writer:
                 sqlstate="58030",
                 hint="RECONNECT opens what is there now",
             )
+        while self._needed:  # here nothing is open, and SQLite lets functions be replaced
+            opening.register(connection, self._needed.pop())
         self._until = min((job.deadline for job in batch if job.deadline), default=0.0)
         wait = monotonic() - batch[0].since
         self.counters.longest_wait = max(self.counters.longest_wait, wait)
