@@ -13,6 +13,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing, suppress
+from types import MappingProxyType
 from typing import Any, Final, Literal, Self, cast
 from urllib.parse import unquote
 
@@ -32,6 +33,7 @@ PORT: Final = 6432
 
 _LEAST_TIMEOUT: Final = 50  # ms; to see that nobody waits takes a moment, the queue is not here
 _ELSEWHERE: Final = "{} needs a reader in this process, and the server reads: {}"
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _said: set[tuple[str, str]] = set()  # what has been logged, once for each file
 
 
@@ -40,7 +42,9 @@ class Connection:
 
     As `sqlite3.Connection`, and: `host` is the directory of the proxy's unix socket and `port` its
     number; `reads` says who reads outside of writing transactions: "local" this process, "server"
-    the server, "auto" this process where it may.
+    the server, "auto" this process where it may; `parameters` go into the start-up packet, PRAGMAs
+    of the session such as foreign_keys among them: so they hold again after a lost connection.
+    `server` has what the server says of itself, `txproxy.file` is its path.
 
     sqlite3.OperationalError: the endpoint is not there, it has no such file, or with "local" why
     that cannot be.
@@ -75,6 +79,7 @@ class Connection:
         port: int = PORT,
         reads: Literal["auto", "local", "server"] = "auto",
         autocommit: int = LEGACY,
+        parameters: Mapping[str, str] = _NONE,
     ) -> None:
         if "link" in self.__dict__:
             self.link.close()
@@ -92,12 +97,14 @@ class Connection:
         self._objection = 'reads="server"'
         self._limits: dict[int, int] = {}
         self.row_factory: Any = None
+        self.server: Mapping[str, str] = _NONE
         said = {
             "user": user(),
             "database": self._database,
             "client_encoding": "UTF8",
             "application_name": os.path.basename(sys.argv[0] if sys.argv else ""),  # noqa: PTH119
             "busy_timeout": str(max(_LEAST_TIMEOUT, int(timeout * 1000))),
+            **parameters,
         }
         session = Session(address_of(host, port), said)
         engine = Engine(session, detect_types, cached_statements)
@@ -111,6 +118,7 @@ class Connection:
 
     def _settle(self, engine: Engine, said: Mapping[str, str]) -> None:
         """Who reads, now that the server has said which file it holds."""
+        self.server = said
         _compare_versions(said)
         if self._reads == "server":
             return
@@ -130,6 +138,11 @@ class Connection:
             )
         else:
             _log_once(self._database, f"the server reads {self._database}: {self._objection}")
+
+    @property
+    def reads_elsewhere(self) -> str:
+        """Why the server makes all reads; "" if this process does, or was told not to."""
+        return "" if self._reads == "server" else self._objection
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__} {self._database!r}>"

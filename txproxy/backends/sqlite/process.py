@@ -133,8 +133,9 @@ class Process:
         if asked.if_exists and not await asyncio.to_thread(os.path.isfile, path):
             return
         deadline = monotonic() + _LEAVING_TAKES
-        while self._is_used(path) and monotonic() < deadline:
-            await asyncio.sleep(_TICK)  # noqa: ASYNC110 - they tell nobody that they go
+        # They tell nobody that they go.
+        while self._is_used(path) and monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_TICK)
         async with self._opening:
             if self._is_used(path):
                 raise TxproxyError(
