@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 # of `make django-suite`: labels of Django's runtests.py, or --all
 LABELS :=
 PARALLEL := 2
+ENGINE := postgresql
 DRIVER := psycopg
 
 # of `make bench-idle`: a PNG to draw
@@ -46,7 +47,7 @@ fix: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 django-suite: $(VENV)/.test
-	$(BIN)/python -m tests.django_suite --driver $(DRIVER) --parallel $(PARALLEL) $(LABELS)
+	$(BIN)/python -m tests.django_suite --engine $(ENGINE) --driver $(DRIVER) --parallel $(PARALLEL) $(LABELS)
 
 bench: $(VENV)/.demo
 	$(BIN)/python benchmarks/throughput.py

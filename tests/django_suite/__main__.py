@@ -1,6 +1,6 @@
 """`python -m tests.django_suite`: Django's own tests, directly and then through the proxy.
 
-Both with the same settings, on a new PostgreSQL each; then what differs.
+Both with the same settings, on a new PostgreSQL each, or on new SQLite files; then what differs.
 
 Exit codes: 0: nothing is worse through the proxy; 1: something is, or the proxy has met a bug; 2:
 the tests could not be run.
@@ -15,11 +15,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tests.django_suite.runs import DRIVERS, Plan, Run, SuiteError, run_directly, run_proxied
+from tests.django_suite.runs import (
+    DRIVERS,
+    ENGINES,
+    Plan,
+    Run,
+    SuiteError,
+    run_directly,
+    run_proxied,
+)
 from tests.django_suite.source import CACHE, SourceError, fetch
 
 # What has to do with the database and not only with the ORM's Python, in a few minutes.
-LABELS: Final = (
+_LABELS: Final = (
     "backends",
     "basic",
     "bulk_create",
@@ -28,7 +36,6 @@ LABELS: Final = (
     "delete",
     "get_or_create",
     "introspection",
-    "postgres_tests",
     "raw_query",
     "select_for_update",
     "servers",
@@ -36,6 +43,10 @@ LABELS: Final = (
     "transaction_hooks",
     "transactions",
 )
+LABELS: Final = {
+    "postgresql": (*_LABELS, "postgres_tests"),
+    "sqlite": (*_LABELS, "constraints", "expressions", "lookup", "migrations", "schema"),
+}
 
 _NAMED: Final = re.compile(r"(?!DETAIL|HINT|CONTEXT|LINE)[\w.]+: ")
 _GOOD: Final = frozenset(("ok", "expected failure"))
@@ -44,7 +55,8 @@ _GOOD: Final = frozenset(("ok", "expected failure"))
 def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     plan = Plan(
-        labels=() if asked.all else tuple(asked.labels) or LABELS,
+        labels=() if asked.all else tuple(asked.labels) or LABELS[asked.engine],
+        engine=asked.engine,
         driver=asked.driver,
         parallel=asked.parallel,
         crowd=asked.crowd,
@@ -89,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("labels", nargs="*", help="as for Django's runtests.py; none: a few minutes' worth")
     add("--all", action="store_true", help="every test that Django has")
+    add("--engine", choices=ENGINES, default=ENGINES[0], help="default: %(default)s")
     add("--driver", choices=DRIVERS, default=DRIVERS[0], help="default: %(default)s")
     add("--parallel", type=int, default=2, metavar="N", help="processes; default: %(default)s")
     add("--pool-size", type=int, default=10, metavar="N", help="of the proxy; default: %(default)s")

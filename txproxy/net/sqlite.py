@@ -175,7 +175,7 @@ class Sqlite:
             "database": name,
             "path": known.path,
             "file": self._server.config.file_settings(file),
-            "parameters": request.wanted,
+            "parameters": {**request.wanted, **request.ours},
             "configured": self._configured(),
             "rest": base64.b64encode(rest).decode(),
         }

@@ -93,7 +93,8 @@ def _copy(template: str, path: str) -> None:
     copy = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
     source = apsw.Connection(template, flags=apsw.SQLITE_OPEN_READWRITE)
     try:
-        copy.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF").close()
+        for pragma in ("journal_mode", "synchronous"):
+            copy.execute(f"PRAGMA {pragma} = OFF").fetchall()
         source.set_busy_timeout(_PATIENCE)
         source.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         with copy.backup("main", source, "main") as backup:

@@ -5,7 +5,7 @@ from sqlite3 import OperationalError, sqlite_version
 from typing import Any
 
 from django.core import checks
-from django.db.backends.base.validation import DatabaseValidation as Base
+from django.db.backends.base.validation import BaseDatabaseValidation as Base
 
 from txproxy.django.sqlite3 import endpoint
 
