@@ -20,7 +20,6 @@ import django
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.sqlite3._functions import register
 from django.db.backends.sqlite3.base import DatabaseWrapper as Stock
-from django.db.utils import ProgrammingError
 
 from txproxy import sqlite
 from txproxy.django.sqlite3 import endpoint
@@ -60,14 +59,11 @@ class DatabaseWrapper(Stock):  # type: ignore[misc]  # Django has no types
     txproxy.sqlite.connect, and `select_for_update`: False ignores it, as Django's SQLite does.
     """
 
-    display_name = "SQLite (txproxy)"
     client_class = DatabaseClient
     creation_class = DatabaseCreation
     features_class = DatabaseFeatures
     ops_class = DatabaseOperations
     validation_class = DatabaseValidation
-
-    _closed_by = ""
 
     @property
     def takes_token(self) -> bool:
@@ -102,15 +98,9 @@ class DatabaseWrapper(Stock):  # type: ignore[misc]  # Django has no types
 
     def ensure_connection(self) -> None:
         """A connection that somebody has closed is opened again, outside of `atomic`."""
-        if not self.in_atomic_block:
-            if isinstance(self.connection, Connection) and self.connection.link.is_closed:
-                self.close()
-        elif self.connection is None and self.closed_in_transaction and self._closed_by:
-            raise ProgrammingError(
-                f'The connection "{self.alias}" was closed by the thread "{self._closed_by}" inside'
-                " an atomic block, which has rolled back what the block had done. No new one is"
-                " opened before the block ends."
-            )
+        raw = self.connection
+        if not self.in_atomic_block and isinstance(raw, Connection) and raw.link.is_closed:
+            self.close()
         super().ensure_connection()
 
     def is_usable(self) -> bool:
@@ -122,11 +112,6 @@ class DatabaseWrapper(Stock):  # type: ignore[misc]  # Django has no types
         except Error:
             return False
         return True
-
-    def close(self) -> None:
-        if self.connection is not None:
-            self._closed_by = threading.current_thread().name
-        super().close()
 
     def close_if_unusable_or_obsolete(self) -> None:
         """What close_old_connections() calls: not under a transaction."""

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from django.db.backends.sqlite3.creation import DatabaseCreation as Stock
 
@@ -58,9 +57,6 @@ class DatabaseCreation(Stock):  # type: ignore[misc]  # Django has no types
             return
         self.connection.settings_dict.update(self.get_test_db_clone_settings(_worker_id))
         self.connection.close()
-
-    def test_db_signature(self) -> tuple[Any, ...]:
-        return (*super().test_db_signature(), *endpoint.place(self.connection.settings_dict))
 
     def _ask(self, sql: str) -> str:
         return endpoint.command(self.connection.settings_dict, sql)
