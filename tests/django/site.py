@@ -38,8 +38,8 @@ class Note(models.Model):  # type: ignore[misc]  # Django has no types
 TABLES: Final = (
     "CREATE TABLE notes_note (id integer PRIMARY KEY AUTOINCREMENT, text text NOT NULL)",
     "CREATE TABLE parent (id integer PRIMARY KEY)",
-    "CREATE TABLE child (id integer PRIMARY KEY, parent_id integer REFERENCES parent (id)"
-    " DEFERRABLE INITIALLY DEFERRED)",
+    """CREATE TABLE child (id integer PRIMARY KEY,
+    parent_id integer REFERENCES parent DEFERRABLE INITIALLY DEFERRED)""",
 )
 
 

@@ -41,10 +41,14 @@ def test_foreign_keys_are_checked_on_the_new_one_too(ours: Any, files: Files) ->
 
 
 def test_a_transaction_is_not_begun_again(ours: Any, files: Files) -> None:
-    with pytest.raises(OperationalError), transaction.atomic(using=OURS):
-        Note.objects.using(OURS).create(text="lost with it")
-        lose(files)
-        Note.objects.using(OURS).create(text="never")
+    def write() -> None:
+        with transaction.atomic(using=OURS):
+            Note.objects.using(OURS).create(text="lost with it")
+            lose(files)
+            Note.objects.using(OURS).create(text="never")
+
+    with pytest.raises(OperationalError):
+        write()
     assert not Note.objects.using(OURS).filter(text__in=["lost with it", "never"]).exists()
 
 

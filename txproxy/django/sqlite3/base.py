@@ -96,12 +96,12 @@ class DatabaseWrapper(Stock):  # type: ignore[misc]  # Django has no types
             return super().create_cursor(name)
         return self.connection.cursor(factory=CursorWrapper)
 
-    def ensure_connection(self) -> None:
+    def _cursor(self, name: str | None = None) -> Any:
         """A connection that somebody has closed is opened again, outside of `atomic`."""
         raw = self.connection
         if not self.in_atomic_block and isinstance(raw, Connection) and raw.link.is_closed:
             self.close()
-        super().ensure_connection()
+        return super()._cursor(name)
 
     def is_usable(self) -> bool:
         """Whether the endpoint answers on this connection."""

@@ -46,7 +46,7 @@ class DatabaseCreation(Stock):  # type: ignore[misc]  # Django has no types
             self._ask(f"DROP DATABASE IF EXISTS {_quoted(target)}")
             self._ask(clone)
 
-    def _destroy_test_db(self, test_database_name: str, verbosity: int) -> None:
+    def _destroy_test_db(self, test_database_name: str, verbosity: int) -> None:  # noqa: ARG002
         if not self.is_in_memory_db(test_database_name):
             self._ask(f"DROP DATABASE {_quoted(test_database_name)}")
 

@@ -13,7 +13,7 @@ from txproxy.django.sqlite3 import endpoint
 class DatabaseValidation(Base):  # type: ignore[misc]  # Django has no types
     """It connects: Django calls it only if it may."""
 
-    def check(self, **keywords: Any) -> list[Any]:
+    def check(self, **_: Any) -> list[Any]:
         if self.connection.is_in_memory_db():
             return []
         issues = self._ignored()
