@@ -60,7 +60,7 @@ def test_an_old_one_is_replaced_or_kept(made: Any) -> None:
 
 def test_a_file_that_is_used_is_not_removed(made: Any, files: Files) -> None:
     endpoint.command(made.settings_dict, 'CREATE DATABASE "used.db"')
-    refused = pytest.raises(OperationalError, match="used by other clients")
+    refused = pytest.raises(OperationalError, match="accessed by other users")
     with files.connect("used.db"), refused:
         endpoint.command(made.settings_dict, 'DROP DATABASE "used.db"')
     endpoint.command(made.settings_dict, 'DROP DATABASE "used.db"')

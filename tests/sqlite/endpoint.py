@@ -99,7 +99,7 @@ class Endpoint:
         """Make a file, in a process of its own, in WAL mode unless the settings say otherwise."""
         script = (
             "import json, sqlite3, sys\n"
-            "c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+            "c = sqlite3.connect(sys.argv[1], 60, isolation_level=None)\n"
             "c.execute('PRAGMA journal_mode=' + sys.argv[2])\n"
             "for s in json.loads(sys.argv[3]): c.execute(s)\n"
             "c.close()\n"
@@ -119,7 +119,7 @@ class Endpoint:
 
     def beside(self, database: str, script: str) -> subprocess.Popen[bytes]:
         """The same, but it goes on: with pipes for its input and output."""
-        head = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        head = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], 60, isolation_level=None)\n"
         arguments = [sys.executable, "-c", head + script, str(self.path(database))]
         return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
@@ -174,6 +174,10 @@ class Endpoint:
         """Send a line of the control channel."""
         with self._sending:
             socket.send_fds(self._channel, [json.dumps(line).encode() + b"\n"], fds)
+
+    def queues(self, database: str, count: int) -> None:
+        """Until so many stand in the file's queue."""
+        eventually(lambda: self.file(database).get("queue") == count)
 
     def told(self, kind: str) -> list[dict[str, Any]]:
         """What the process has told of a kind: ready, closed, log, drained."""

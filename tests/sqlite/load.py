@@ -100,9 +100,7 @@ class Load:
             try:
                 conninfo = self.endpoint.conninfo(self.database)
                 with psycopg.connect(conninfo, autocommit=True) as connection:
-                    connection.prepare_threshold = (
-                        None  # after ROLLBACK it would say DEALLOCATE ALL
-                    )
+                    connection.prepare_threshold = None  # else ROLLBACK has DEALLOCATE follow
                     self._write(connection, client)
             except psycopg.Error as error:
                 self._failed(error)
@@ -164,6 +162,12 @@ def _single(connection: Connection, rows: Rows) -> None:
         connection.execute(INSERT, (*row, _FILLING))
 
 
+def _fresh(connection: Connection, rows: Rows) -> None:
+    """A text that was never seen before."""
+    for row in rows:
+        connection.execute((INSERT + f" -- {row}").encode(), (*row, _FILLING))
+
+
 def _many(connection: Connection, rows: Rows) -> None:
     connection.cursor().executemany(INSERT, [(*row, _FILLING) for row in rows])
 
@@ -188,7 +192,7 @@ def _immediate(connection: Connection, rows: Rows) -> None:
 # How a group is written, how many rows it has, whether all or none of them are there.
 _WAYS: Final[tuple[tuple[Way, int, bool], ...]] = (
     (_single, 1, True),
-    (_single, 1, True),
+    (_fresh, 1, True),
     (_many, _PARTS, False),
     (_transaction, _PARTS, True),
     (_single, 1, True),

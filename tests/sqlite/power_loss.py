@@ -26,6 +26,9 @@ _WORDS: Final = {
 }
 
 
+_pwrite: Final = os.pwrite
+
+
 class Fault(NamedTuple):
     """Which calls fail: method, how the file's name ends, SQLite's result code, after how many."""
 
@@ -93,6 +96,13 @@ class Watched(apsw.VFS):
         except apsw.Error as error:
             raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
 
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        """Instead of os.pwrite."""
+        written = _pwrite(fd, data, offset)
+        path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
+        self.note(disk.WRITE, path, offset, data[:written])
+        return written
+
     def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
         if name is None:
             return apsw.VFSFile(
@@ -140,4 +150,5 @@ def _error(code: int) -> apsw.Error:
 if __name__ == "__main__":
     watched = Watched(Path(sys.argv.pop(1)))
     os.fdatasync = watched.fdatasync  # type: ignore[assignment]
+    os.pwrite = watched.pwrite  # type: ignore[assignment]
     runpy.run_module("txproxy.backends.sqlite", run_name="__main__", alter_sys=True)

@@ -153,7 +153,7 @@ class Raw:
 
     def read(self) -> Reply:
         """Up to ReadyForQuery."""
-        found = []
+        found: list[tuple[str, bytes]] = []
         while not found or found[-1][0] != "Z":
             found.append(self.message())
         return Reply(found)

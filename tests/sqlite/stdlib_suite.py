@@ -24,7 +24,7 @@ from typing import Any, Final
 from tests.sqlite.endpoint import Endpoint
 from tests.sqlite.stdlib_exceptions import why_not
 from txproxy import sqlite
-from txproxy.sqlite.connection import name_of
+from txproxy.sqlite.place import name_of
 
 PORT: Final = 5432
 MODULES: Final = (

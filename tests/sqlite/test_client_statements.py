@@ -88,7 +88,9 @@ def test_parameters(sql: str, names: tuple[str | None, ...]) -> None:
     assert len(found) == len(names)
 
 
-@pytest.mark.parametrize("sql", [sql for sql, _ in PARAMETERS if "FROM" not in sql and "`" not in sql])
+@pytest.mark.parametrize(
+    "sql", [sql for sql, _ in PARAMETERS if "FROM" not in sql and "`" not in sql]
+)
 def test_sqlite_counts_the_same_parameters(sql: str) -> None:
     connection = sqlite3.connect(":memory:")
     connection.execute(sql, [None] * len(parameters(sql)))  # else ProgrammingError

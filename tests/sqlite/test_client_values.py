@@ -13,10 +13,8 @@ from txproxy.wire import values
 
 
 def _row(*cells: bytes | None) -> bytes:
-    parts = [len(cells).to_bytes(2, "big")]
-    for cell in cells:
-        parts.append(b"\xff" * 4 if cell is None else len(cell).to_bytes(4, "big") + cell)
-    return b"".join(parts)
+    parts = [b"\xff" * 4 if cell is None else len(cell).to_bytes(4, "big") + cell for cell in cells]
+    return len(cells).to_bytes(2, "big") + b"".join(parts)
 
 
 def test_bound() -> None:

@@ -22,7 +22,7 @@ from tests.sqlite.endpoint import Endpoint, eventually
 from tests.sqlite.load import Load
 from tests.sqlite.power_loss import Fault
 
-CRASHES = int(os.environ.get("TXPROXY_TEST_CRASHES", "10"))
+CRASHES = int(os.environ.get("TXPROXY_TEST_CRASHES", "5"))
 ROOT = Path(__file__).parents[2]
 FILE = "a.db"
 
@@ -142,13 +142,17 @@ def test_the_disk_fails_at_commit(tmp_path: Path, settings: dict[str, Any], faul
     clients.check(path)
 
 
-def test_a_foreign_process_holds_the_lock(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("journal_mode", "begin"),
+    [("wal", "IMMEDIATE"), ("delete", "IMMEDIATE"), ("delete", "EXCLUSIVE")],
+)
+def test_a_foreign_process_holds_the_lock(tmp_path: Path, journal_mode: str, begin: str) -> None:
     """Everybody waits, in order; nobody fails whose time is not over."""
     holding = (
-        "c.execute('BEGIN IMMEDIATE'); print(1, flush=True); sys.stdin.readline(); "
+        f"c.execute('BEGIN {begin}'); print(1, flush=True); sys.stdin.readline(); "
         "c.execute(\"INSERT INTO t VALUES (-1, 0, 0, '')\"); c.execute('COMMIT')"
     )
-    with Endpoint(tmp_path, busy_timeout=60.0) as endpoint:
+    with Endpoint(tmp_path, busy_timeout=60.0, journal_mode=journal_mode) as endpoint:
         path = endpoint.create(FILE, load.SCHEMA)
         with Load(endpoint, FILE, clients=4) as clients:
             clients.go_on()

@@ -33,7 +33,7 @@ def test_a_file_that_is_replaced(shared: Endpoint, database: str) -> None:
     path = shared.path(database)
     with Raw(shared, database) as client:
         client.rows("INSERT INTO t (b) VALUES ('old')")
-        os.rename(path, f"{path}.old")
+        path.rename(f"{path}.old")
         shared.create(database, TABLE)
         # Acknowledged, they would go into a file that nobody finds.
         for sql in ("INSERT INTO t (b) VALUES ('new')", "BEGIN IMMEDIATE", "CREATE TABLE u (x)"):
@@ -196,3 +196,34 @@ def test_after_a_kill_all_that_was_acknowledged_is_there(tmp_path: Path) -> None
     count, integrity = found.stdout.split()
     assert int(count) in {200, 201}
     assert integrity == "ok"
+
+
+def test_a_file_that_nobody_uses_is_let_go(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    with Endpoint(tmp_path) as first, Endpoint(other) as second:
+        first.create("a.db", TABLE)
+        (other / "a.db").symlink_to(tmp_path / "a.db")
+        with Raw(first, "a.db") as client:
+            client.rows("INSERT INTO t (b) VALUES (1)")
+            assert (tmp_path / "a.db-wal").exists()
+        eventually(lambda: not first.file("a.db"))
+        assert not (tmp_path / "a.db-wal").exists()
+        with Raw(second, "a.db") as client:
+            assert client.rows("SELECT b FROM t") == [(1,)]
+        with pytest.raises(psycopg.OperationalError, match="another process owns"):
+            psycopg.connect(first.conninfo("a.db"))
+
+
+def test_readers_of_a_file_that_was_replaced_are_let_go(shared: Endpoint, database: str) -> None:
+    path = shared.path(database)
+    with Raw(shared, database) as client, Raw(shared, database) as reader:
+        client.rows("INSERT INTO t (b) VALUES ('old')")
+        reader.query("BEGIN; SELECT * FROM t")
+        path.rename(f"{path}.old")
+        shared.create(database, TABLE)
+        shared.tell({"do": "reopen", "path": str(path)})
+        assert client.rows("SELECT b FROM t") == []
+        reader.query("COMMIT")
+        for session in (reader, client):
+            assert session.rows("SELECT b FROM t") == []

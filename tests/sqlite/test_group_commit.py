@@ -2,7 +2,7 @@
 
 import contextlib
 
-from tests.sqlite.endpoint import Endpoint, eventually
+from tests.sqlite.endpoint import Endpoint
 from tests.sqlite.raw import Raw
 
 
@@ -20,7 +20,7 @@ def together(shared: Endpoint, database: str, *statements: str, setup: str = "")
         for position, (client, sql) in enumerate(zip(clients, statements, strict=True), 1):
             client.begin_run(sql)
             # One after the other: the queue is in order.
-            eventually(lambda n=position: shared.file(database).get("queue") == n)
+            shared.queues(database, position)
         holder.run("COMMIT")
         replies = [client.read() for client in clients]
     return [r.errors[0]["L"] if r.errors else r.tags[0] for r in replies]
@@ -101,7 +101,7 @@ def test_settings_are_each_ones_own(shared: Endpoint, database: str) -> None:
         holder.run("BEGIN IMMEDIATE")
         strict.begin_run("INSERT INTO u VALUES (1)")
         lax.begin_run("INSERT INTO u VALUES (1)")
-        eventually(lambda: shared.file(database)["queue"] == 2)
+        shared.queues(database, 2)
         holder.run("COMMIT")
         assert strict.read().errors[0]["L"] == "787"
         assert lax.read().tags == ["INSERT 1 1"]

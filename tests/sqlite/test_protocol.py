@@ -50,9 +50,8 @@ def test_psycopg(shared: Endpoint, database: str) -> None:
         ]
         with client.transaction():
             client.execute("INSERT INTO t (b) VALUES ('x')")
-            with pytest.raises(ZeroDivisionError), client.transaction():
+            with client.transaction(force_rollback=True):
                 client.execute("INSERT INTO t (b) VALUES ('y')")
-                raise ZeroDivisionError
         assert client.execute("SELECT count(*) FROM t").fetchone() == ("7",)
 
 
@@ -91,7 +90,7 @@ async def test_asyncpg(shared: Endpoint, database: str) -> None:
     "value",
     [0, -1, 2**63 - 1, -(2**63), 0.1, -0.0, math.inf, -math.inf, "", "ä\0b", b"", b"\0\xff", None],
 )
-def test_values_are_exact(shared: Endpoint, value: int | float | str | bytes | None) -> None:
+def test_values_are_exact(shared: Endpoint, value: float | str | bytes | None) -> None:
     if not shared.path("values.db").exists():
         shared.create("values.db")
     with Raw(shared, "values.db") as client:

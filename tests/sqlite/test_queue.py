@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from tests.sqlite.endpoint import Endpoint, eventually
-from tests.sqlite.raw import Raw
+from tests.sqlite.raw import Raw, bind, execute, parse
 
 
 def test_it_is_first_come_first_served(shared: Endpoint, database: str) -> None:
@@ -20,7 +20,7 @@ def test_it_is_first_come_first_served(shared: Endpoint, database: str) -> None:
             if i % 2:
                 client.run("BEGIN")
             client.begin_run("INSERT INTO t (b) VALUES (?)", i)
-            eventually(lambda n=i: shared.file(database).get("queue") == n + 1)
+            shared.queues(database, i + 1)
         holder.run("COMMIT")
         for i, client in enumerate(clients):
             assert not client.read().errors
@@ -71,7 +71,7 @@ def test_cancel_in_the_queue(shared: Endpoint, database: str) -> None:
         holder.run("BEGIN IMMEDIATE")
         for sql in ("INSERT INTO t (b) VALUES (1)", "BEGIN IMMEDIATE"):
             client.begin_run(sql)
-            eventually(lambda: shared.file(database)["queue"] == 1)
+            shared.queues(database, 1)
             shared.tell({"do": "cancel", "id": client.number})
             reply = client.read()
             assert (reply.errors[0]["L"], reply.status) == ("9", "I")
@@ -158,3 +158,14 @@ def test_the_end_of_the_channel_rolls_back(tmp_path: Path) -> None:
     assert endpoint.process.returncode == 0
     assert endpoint.outside("a.db", "print(c.execute('SELECT * FROM t').fetchall())") == "[]"
     client.close()
+
+
+def test_a_cursor_that_sleeps(tmp_path: Path) -> None:
+    with Endpoint(tmp_path, idle_transaction_timeout=0.2) as endpoint:
+        endpoint.create("a.db", "CREATE TABLE t (a INTEGER PRIMARY KEY, b)")
+        with Raw(endpoint, "a.db") as client:
+            client.query("INSERT INTO t (b) VALUES (1), (2), (3)")
+            assert client.ask(parse("SELECT b FROM t"), bind(), execute(1)).rows == [(1,)]
+            eventually(lambda: endpoint.file("a.db")["readers"] == 0)
+            assert client.ask(execute(1)).errors[0]["C"] == "34000"
+            assert client.rows("SELECT count(*) FROM t") == [(3,)]

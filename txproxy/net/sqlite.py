@@ -74,7 +74,7 @@ class Sqlite:
             found = find(config.sqlite, database)
             if found is not None and str(found[1]) == path:
                 known.add(path)
-                settings = config.file_settings(found[0])
+                settings = self._settings(found[0])
                 self._process.tell({"do": "file", "path": path, "file": settings})
         self._orphans = {
             client.id for client in self.seen.clients.values() if client.path not in known
@@ -174,7 +174,7 @@ class Sqlite:
             "uid": client.peer_uid(),
             "database": name,
             "path": known.path,
-            "file": self._server.config.file_settings(file),
+            "file": self._settings(file),
             "parameters": {**request.wanted, **request.ours},
             "configured": self._configured(),
             "rest": base64.b64encode(rest).decode(),
@@ -182,6 +182,11 @@ class Sqlite:
         self.seen.admitted(known)
         self._process.tell(line, os.dup(client.transport.get_extra_info("socket").fileno()))
         return known
+
+    def _settings(self, file: SqliteFile) -> dict[str, Any]:
+        """What the process is to know; one file by itself gives no right to those beside it."""
+        settings = self._server.config.file_settings(file)
+        return {**settings, "allow_create": file.allow_create and file.name == ANY_FILE}
 
     def _configured(self) -> list[str]:
         """The files that have names of their own: CREATE and DROP DATABASE are not for them."""

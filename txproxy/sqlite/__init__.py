@@ -8,11 +8,14 @@ where that is possible. Exceptions, adapters, converters and rows are `sqlite3`'
     protocol.py     the socket, and PostgreSQL's framing
     session.py      what we have on the server: statements, portals; lost connections, forks
     forks.py        whether this is a child of the process that connected
-    local.py        the readers of this process; place.py: whether there may be any
+    local.py        the readers of this process; place.py, reading.py: whether there are any
+    snapshot.py     the reader that a transaction has
     begun.py        a transaction that the server does not know of yet
     engine.py       where a statement runs, and in which transaction
     link.py         Python's implicit BEGINs, threads
-    adapters.py     values, out and in; failures.py: errors; rows.py: results; limits.py: limits
+    adapters.py     values, out and in; failures.py: errors; rows.py: results; changes.py: counts
+    limits.py       limits; cache.py: statements that are kept
+    greeting.py     the server's version and ours
     cursor.py, connection.py    the DB-API
 
 A site's process runs no part of the proxy: nothing of txproxy is imported but wire and errors.

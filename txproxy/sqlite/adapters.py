@@ -10,7 +10,7 @@ import re
 import sqlite3
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import lru_cache
 from typing import Any, Final
@@ -19,8 +19,12 @@ from txproxy.sqlite.protocol import Column
 from txproxy.wire import values
 
 Converter = Callable[[bytes], Any]
+Description = tuple[tuple[str, None, None, None, None, None, None], ...]
 Converters = tuple[Converter | None, ...]
 
+_BATCH_BYTES: Final = 1 << 17  # of one send of executemany
+_BATCH_RUNS: Final = 1000  # their answers must fit into what both sides buffer
+_END: Final = object()
 _NULL: Final = b"\xff\xff\xff\xff"
 _ADAPTERS: Final[Mapping[Any, object]] = sqlite3.adapters
 _CONVERTERS: Final[Mapping[str, Converter]] = sqlite3.converters
@@ -120,6 +124,33 @@ def _by_name(names: Sequence[str | None], parameters: Any) -> list[Any]:
     return found
 
 
+def batches(names: Sequence[str | None], parameters: Iterable[Any]) -> Iterator[list[bytes]]:
+    """The parameters of one Bind after the other, as many at a time as go out in one send.
+
+    What came before an error of the iterator's, or of a value's, is handed out all the same.
+    """
+    batch: list[bytes] = []
+    size = 0
+    iterator = iter(parameters)
+    while True:
+        try:
+            one = next(iterator, _END)
+            found = None if one is _END else bound(names, one)
+        except BaseException:
+            if batch:
+                yield batch
+            raise
+        if found is None:
+            break
+        batch.append(found)
+        size += len(found)
+        if size > _BATCH_BYTES or len(batch) == _BATCH_RUNS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 def converters(columns: Sequence[Column], detect_types: int) -> Converters | None:
     """Which converter each column goes through; None: none does.
 
@@ -137,6 +168,11 @@ def converters(columns: Sequence[Column], detect_types: int) -> Converters | Non
             one = _CONVERTERS.get(_FIRST_WORD.split(column.declared, maxsplit=1)[0].upper())
         found.append(one)
     return tuple(found) if any(found) else None
+
+
+def description_of(names: Iterable[str]) -> Description:
+    """A cursor's description of columns with these names."""
+    return tuple((name, None, None, None, None, None, None) for name in names)
 
 
 def name_of(column: Column, detect_types: int) -> str:

@@ -1,4 +1,4 @@
-"""A transaction that has begun here and of which the server knows nothing yet.
+"""The savepoints of a transaction that has begun here, of which the server may know nothing yet.
 
 BEGIN takes no token, so nothing need be sent: what was said is kept until a statement goes to the
 server, and goes in front of it then. Savepoints are kept as a stack of names; before the first

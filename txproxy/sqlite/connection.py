@@ -7,7 +7,6 @@ server it is the configuration's.
 Source: https://docs.python.org/3/library/sqlite3.html#connection-objects
 """
 
-import logging
 import os
 import sqlite3
 import sys
@@ -15,26 +14,21 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing, suppress
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self, cast
-from urllib.parse import unquote
 
-from txproxy import __version__
 from txproxy.sqlite import limits, place
 from txproxy.sqlite.cursor import Cursor
 from txproxy.sqlite.engine import Engine
 from txproxy.sqlite.link import LEGACY, Link, NoLink, checked_autocommit, checked_level
-from txproxy.sqlite.local import Readers, Setting
+from txproxy.sqlite.local import Setting
 from txproxy.sqlite.protocol import address_of, user
+from txproxy.sqlite.reading import Reading, Reads
 from txproxy.sqlite.session import Session
-
-log = logging.getLogger("txproxy.sqlite")
 
 HOST: Final = "/run/txproxy"
 PORT: Final = 6432
 
-_LEAST_TIMEOUT: Final = 50  # ms; to see that nobody waits takes a moment, the queue is not here
-_ELSEWHERE: Final = "{} needs a reader in this process, and the server reads: {}"
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
-_said: set[tuple[str, str]] = set()  # what has been logged, once for each file
+_LEAST_TIMEOUT: Final = 50  # ms; to see that nobody waits takes a moment, the queue is not here
 
 
 class Connection:
@@ -44,7 +38,7 @@ class Connection:
     number; `reads` says who reads outside of writing transactions: "local" this process, "server"
     the server, "auto" this process where it may; `parameters` go into the start-up packet, PRAGMAs
     of the session such as foreign_keys among them: so they hold again after a lost connection.
-    `server` has what the server says of itself, `txproxy.file` is its path.
+    `reading` has what the server says of itself, `txproxy.file` is its path.
 
     sqlite3.OperationalError: the endpoint is not there, it has no such file, or with "local" why
     that cannot be.
@@ -77,7 +71,7 @@ class Connection:
         *,
         host: str = HOST,
         port: int = PORT,
-        reads: Literal["auto", "local", "server"] = "auto",
+        reads: Reads = "auto",
         autocommit: int = LEGACY,
         parameters: Mapping[str, str] = _NONE,
     ) -> None:
@@ -86,18 +80,12 @@ class Connection:
             del self.link
         checked_level(isolation_level)
         checked_autocommit(autocommit)
-        if reads not in {"auto", "local", "server"}:
-            raise ValueError('reads must be "auto", "local" or "server"')
-        self._database = name_of(database, is_uri=uri)
-        self._reads = reads
-        self._timeout = timeout
-        self._detect_types = detect_types
-        self._cached = cached_statements
-        self._identity: tuple[str, ...] = ()
-        self._objection = 'reads="server"'
+        self._database = place.name_of(database, is_uri=uri)
+        self.reading = reading = Reading(
+            self._database, reads, timeout, detect_types, cached_statements
+        )
         self._limits: dict[int, int] = {}
         self.row_factory: Any = None
-        self.server: Mapping[str, str] = _NONE
         said = {
             "user": user(),
             "database": self._database,
@@ -107,42 +95,14 @@ class Connection:
             **parameters,
         }
         session = Session(address_of(host, port), said)
-        engine = Engine(session, detect_types, cached_statements)
-        session.open(lambda parameters: self._settle(engine, parameters))
+        session.open(reading.settle)
+        engine = Engine(session, reading, detect_types, cached_statements)
         self.link = Link(
             engine,
             is_bound=check_same_thread,
             isolation_level=isolation_level,
             autocommit=autocommit,
         )
-
-    def _settle(self, engine: Engine, said: Mapping[str, str]) -> None:
-        """Who reads, now that the server has said which file it holds."""
-        self.server = said
-        _compare_versions(said)
-        if self._reads == "server":
-            return
-        names = ("txproxy.file", "txproxy.file_id", "txproxy.journal_mode")
-        identity = tuple(said.get(name, "") for name in names)
-        if identity == self._identity:
-            return
-        self._identity = identity
-        self._objection = place.objection(said)
-        engine.readers = None
-        if not self._objection:
-            path = said["txproxy.file"]
-            engine.readers = Readers(path, self._timeout, self._detect_types, self._cached)
-        elif self._reads == "local":
-            raise sqlite3.OperationalError(
-                f"{self._database} cannot be read here: {self._objection}"
-            )
-        else:
-            _log_once(self._database, f"the server reads {self._database}: {self._objection}")
-
-    @property
-    def reads_elsewhere(self) -> str:
-        """Why the server makes all reads; "" if this process does, or was told not to."""
-        return "" if self._reads == "server" else self._objection
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__} {self._database!r}>"
@@ -234,7 +194,7 @@ class Connection:
     @property
     def total_changes(self) -> int:
         """The rows that its statements have changed; what triggers do is not in it."""
-        return self.link.engine().total_changes
+        return self.link.engine().changes.total
 
     @property
     def text_factory(self) -> Callable[[bytes], Any]:
@@ -285,12 +245,12 @@ class Connection:
 
     def set_authorizer(self, authorizer_callback: Any) -> None:
         """For reads here. sqlite3.NotSupportedError: the server reads."""
-        self._local("set_authorizer")
+        self.link.engine().reading.local("set_authorizer")
         self._register(("authorizer",), lambda reader: reader.set_authorizer(authorizer_callback))
 
     def set_progress_handler(self, progress_handler: Any, n: int) -> None:
         """For reads here. sqlite3.NotSupportedError: the server reads."""
-        self._local("set_progress_handler")
+        self.link.engine().reading.local("set_progress_handler")
         self._register(
             ("progress",), lambda reader: reader.set_progress_handler(progress_handler, n)
         )
@@ -302,22 +262,16 @@ class Connection:
 
     def _register(self, what: tuple[object, ...], setting: Setting) -> None:
         """Apply it to the readers, or to a connection made for the purpose: it may be wrong."""
-        engine = self.link.engine()
+        reading = self.link.engine().reading
         with self.link.lock:
-            if engine.readers is None:
+            if reading.readers is None:
                 with closing(sqlite3.connect(":memory:")) as trial:
                     setting(trial)
             else:
-                engine.readers.open(engine.settings.values())
-                for reader in engine.readers.connections():
+                reading.readers.open(reading.settings.values())
+                for reader in reading.readers.connections():
                     setting(reader)
-            engine.settings[what] = setting
-
-    def _local(self, what: str) -> Readers:
-        readers = self.link.engine().readers
-        if readers is None:
-            raise sqlite3.NotSupportedError(_ELSEWHERE.format(what, self._objection))
-        return readers
+            reading.settings[what] = setting
 
     def enable_load_extension(self, enable: bool, /) -> None:
         """sqlite3.NotSupportedError: extensions are the configuration's."""
@@ -334,7 +288,8 @@ class Connection:
     # The file itself
 
     def _fresh(self, what: str) -> sqlite3.Connection:
-        return self._local(what).fresh(self.link.engine().settings.values())
+        reading = self.link.engine().reading
+        return reading.local(what).fresh(reading.settings.values())
 
     def blobopen(
         self, table: str, column: str, row: int, /, *, readonly: bool = False, name: str = "main"
@@ -403,27 +358,12 @@ class Connection:
         if limit >= 0:
             self._limits[category] = limits.smaller(category, limit)
         if category == sqlite3.SQLITE_LIMIT_SQL_LENGTH:
-            self.link.longest = self._limits[category]
+            self.link.limit(self._limits[category], self.link.most_variables)
         elif category == sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER:
-            self.link.most_variables = self._limits[category]
+            self.link.limit(self.link.longest, self._limits[category])
         else:
             self._register(("limit", category), lambda reader: reader.setlimit(category, limit))
         return before
-
-
-def name_of(database: Any, *, is_uri: bool) -> str:
-    """What the server knows it by. sqlite3.NotSupportedError: it is none that it could have."""
-    name = os.fsdecode(database)
-    if is_uri and name.startswith("file:"):
-        name, _, query = name.removeprefix("file:").partition("?")
-        if query and query not in {"mode=rw", "mode=rwc"}:
-            raise sqlite3.NotSupportedError(f"how the file is opened is the endpoint's: ?{query}")
-        name = unquote(name)
-    if name in {"", ":memory:"}:
-        raise sqlite3.NotSupportedError(
-            "a database in memory belongs to its process: open it with sqlite3.connect"
-        )
-    return name
 
 
 def _quiet(callback: Callable[[str], object]) -> Callable[[str], None]:
@@ -434,18 +374,3 @@ def _quiet(callback: Callable[[str], object]) -> Callable[[str], None]:
             callback(sql)
 
     return call
-
-
-def _compare_versions(said: Mapping[str, str]) -> None:
-    server = said.get("txproxy.version", __version__)
-    if server != __version__:
-        _log_once("", f"the endpoint is txproxy {server}, this is {__version__}")
-    server = said.get("txproxy.sqlite_version", sqlite3.sqlite_version)
-    if server != sqlite3.sqlite_version:
-        _log_once("", f"the endpoint has SQLite {server}, this Python {sqlite3.sqlite_version}")
-
-
-def _log_once(database: str, text: str) -> None:
-    if (database, text) not in _said:
-        _said.add((database, text))
-        log.warning("%s", text)

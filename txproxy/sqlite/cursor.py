@@ -13,8 +13,8 @@ from txproxy.sqlite.link import Link, NoLink
 from txproxy.sqlite.rows import Rows
 
 if TYPE_CHECKING:
+    from txproxy.sqlite.adapters import Description
     from txproxy.sqlite.connection import Connection
-    from txproxy.sqlite.engine import Description
 
 
 class Cursor:
@@ -52,7 +52,7 @@ class Cursor:
             self._rows = outcome.rows
             self.description = outcome.description
             self.rowcount = outcome.changes
-            self.lastrowid = link.running().last_rowid
+            self.lastrowid = link.running().changes.last_rowid
         finally:
             self._is_running = False
         return self

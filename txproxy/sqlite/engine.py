@@ -15,30 +15,28 @@ The cases, in the order of the code:
 """
 
 import sqlite3
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from weakref import WeakSet
 
 from txproxy.sqlite import adapters, failures
 from txproxy.sqlite.begun import Savepoints, no_such_savepoint
-from txproxy.sqlite.local import Reader, Readers, Setting
+from txproxy.sqlite.cache import Statements
+from txproxy.sqlite.changes import Changes
+from txproxy.sqlite.local import Reader, Readers
 from txproxy.sqlite.protocol import Answer
+from txproxy.sqlite.reading import Reading
 from txproxy.sqlite.rows import Rows
 from txproxy.sqlite.session import FIRST_ROWS, Session
+from txproxy.sqlite.snapshot import Snapshot
 from txproxy.sqlite.statements import Kind, Statement
 from txproxy.wire.codes import IDLE, IN_FAILED
 
-Description = tuple[tuple[str, None, None, None, None, None, None], ...]
-
-_BATCH_BYTES: Final = 1 << 17  # of one send of executemany
-_BATCH_RUNS: Final = 1000  # their answers must fit into what both sides buffer
-_LONG_TEXT: Final = 1 << 20  # letters of a statement that is not kept
 _ELSEWHERE: Final = frozenset((1, 8, 10, 14, 26))
 """ERROR, READONLY, IOERR, CANTOPEN, NOTADB of a reader here: let the server say what there is."""
 
-_SAVEPOINTS: Final = frozenset((Kind.SAVEPOINT, Kind.RELEASE, Kind.ROLLBACK_TO))
 _BEGIN: Final = Statement("BEGIN")
 _LOST: Final = "the connection was lost, and with it the transaction"
 _STALE: Final = "the transaction was rolled back: others had written since it read"
@@ -49,7 +47,9 @@ class Outcome:
 
     __slots__ = ("changes", "description", "rows")
 
-    def __init__(self, description: Description | None, rows: Rows | None, changes: int) -> None:
+    def __init__(
+        self, description: adapters.Description | None, rows: Rows | None, changes: int
+    ) -> None:
         self.description = description
         self.rows = rows
         self.changes = changes
@@ -58,28 +58,25 @@ class Outcome:
 class Engine:
     """One connection's statements and transaction.
 
-    `readers` is None while the server reads. `last_rowid` is SQLite's last_insert_rowid of this
-    session, `total_changes` what its statements have changed.
+    `reading` has the readers here, `changes` what lastrowid and its kin say.
     """
 
-    def __init__(self, session: Session, detect_types: int, cached_statements: int) -> None:
+    def __init__(
+        self, session: Session, reading: Reading, detect_types: int, cached_statements: int
+    ) -> None:
         self._session = session
         self._detect_types = detect_types
-        self._cached = cached_statements
-        self._statements: OrderedDict[str, Statement] = OrderedDict()
+        self.statements = Statements(cached_statements, session.forget)
+        self.reading = reading
         self._open: WeakSet[Rows] = WeakSet()  # those with rows on the server
         self._begun = ""  # the BEGIN that is not sent yet
         self._savepoints: Savepoints | None = None
-        self._reader: Reader | None = None  # of this transaction
-        self._version = 0  # the data_version that it has read, if its snapshot has ended
+        self._snapshot: Snapshot | None = None  # what this transaction has read here
         self._failed = ""  # why nothing runs until the transaction is ended
-        self.readers: Readers | None = None
-        self.settings: dict[tuple[object, ...], Setting] = {}  # of every reader, by what it sets
         self.functions: set[str] = set()  # that readers know, lower-case
         self.trace: Callable[[str], object] | None = None  # of what goes to the server
         self.text_factory: Callable[[bytes], Any] = str
-        self.last_rowid = 0
-        self.total_changes = 0
+        self.changes = Changes()
 
     def __repr__(self) -> str:
         return f"<Engine begun={self._begun!r} failed={self._failed!r} {self._session}>"
@@ -89,27 +86,13 @@ class Engine:
         """Whether one is open, begun here or on the server, failed or not."""
         return bool(self._begun or self._failed) or self._session.status != IDLE
 
-    def statement(self, sql: str) -> Statement:
-        """The statement of that text, from the cache."""
-        found = self._statements.get(sql)
-        if found is not None:
-            self._statements.move_to_end(sql)
-            return found
-        found = Statement(sql)
-        if self._cached and len(sql) < _LONG_TEXT:
-            self._statements[sql] = found
-            if len(self._statements) > self._cached:
-                _, oldest = self._statements.popitem(last=False)
-                self._session.forget(oldest)
-        return found
-
     def refresh(self) -> None:
         """After a fork the transaction, and the readers, are the parent's."""
         if self._session.was_inherited():
-            self._reader = None
+            self._snapshot = None
             self._over()
-            if self.readers is not None:
-                self.readers.leave()
+            if self.reading.readers is not None:
+                self.reading.readers.leave()
 
     # One statement
 
@@ -121,15 +104,17 @@ class Engine:
         if kind is Kind.WRITE or kind is Kind.OTHER:
             return self._remote(statement, parameters)
         if kind is Kind.READ:
-            if self.readers is None or (not self._begun and self._session.status != IDLE):
+            if self.reading.readers is None or (not self._begun and self._session.status != IDLE):
                 return self._remote(statement, parameters)
-            return self._read(self.readers, statement, parameters)
+            return self._read(self.reading.readers, statement, parameters)
         return self._control(statement, parameters)
 
     def _read(self, readers: Readers, statement: Statement, parameters: Any) -> Outcome:
         try:
             reader = (
-                self._snapshot(readers) if self._begun else readers.open(self.settings.values())
+                self._reader(readers)
+                if self._begun
+                else readers.open(self.reading.settings.values())
             )
             if reader.connection.text_factory is not self.text_factory:
                 reader.connection.text_factory = self.text_factory
@@ -162,13 +147,13 @@ class Engine:
         rows = FIRST_ROWS if statement.kind is Kind.READ else 0
         try:
             answer, portal = self._session.run(statement, bound, before=opening, rows=rows)
-        except sqlite3.OperationalError:
+        except BaseException:
             self._lost(status)
             raise
         if opening:
             self._arrived(answer, len(opening))
         self._raise(answer)
-        changes = self._count(answer.tags[len(opening) :])
+        changes = self.changes.count(answer.tags[len(opening) :])
         if answer.columns is None:
             return Outcome(None, None, changes)
         by_column = adapters.converters(answer.columns, self._detect_types)
@@ -182,48 +167,25 @@ class Engine:
         if portal is not None:
             self._open.add(found)
         names = [adapters.name_of(column, self._detect_types) for column in answer.columns]
-        return Outcome(description_of(names), found, changes)
+        return Outcome(adapters.description_of(names), found, changes)
 
     def run_many(self, statement: Statement, parameters: Iterable[Any]) -> int:
         """Run it with each of these; how many rows were changed."""
         changes = 0
-        for batch in self._batches(statement, parameters):
+        for batch in adapters.batches(statement.names, parameters):
             opening = self._opening()
             status = self._session.status
             try:
                 answer = self._session.run_many(statement, batch, before=opening)
-            except sqlite3.OperationalError:
+            except BaseException:
                 self._lost(status)
                 raise
             if opening:
                 self._arrived(answer, len(opening))
             for tag in answer.tags[len(opening) :]:
-                changes += max(0, self._count([tag]))
+                changes += max(0, self.changes.count([tag]))
             self._raise(answer)
         return changes
-
-    def _batches(self, statement: Statement, parameters: Iterable[Any]) -> Iterable[list[bytes]]:
-        """What came before an error of the iterator's, or of a value's, is run all the same."""
-        batch: list[bytes] = []
-        size = 0
-        iterator = iter(parameters)
-        while True:
-            try:
-                one = next(iterator, None)
-                bound = None if one is None else adapters.bound(statement.names, one)
-            except BaseException:
-                if batch:
-                    yield batch
-                raise
-            if bound is None:
-                break
-            batch.append(bound)
-            size += len(bound)
-            if size > _BATCH_BYTES or len(batch) == _BATCH_RUNS:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
 
     def script(self, sql: str) -> None:
         """Run several statements, each by itself, in the transaction that is open."""
@@ -235,31 +197,18 @@ class Engine:
         status = self._session.status
         try:
             answer = self._session.script(sql)
-        except sqlite3.OperationalError:
+        except BaseException:
             self._lost(status)
             raise
-        self._count(answer.tags)
+        self.changes.count(answer.tags)
         self._raise(answer)
 
-    def _count(self, tags: list[bytes]) -> int:
-        """The rows that the last statement changed; -1: it is none that changes rows."""
-        changes = -1
-        for tag in tags:
-            words = tag.split(b" ")
-            changes = -1
-            if words[0] == b"INSERT" and len(words) == 3:
-                changes = int(words[2])
-                if changes:
-                    self.last_rowid = int(words[1])
-            elif len(words) == 2 and words[0] in {b"UPDATE", b"DELETE"}:
-                changes = int(words[1])
-            self.total_changes += max(0, changes)
-        return changes
-
     def _raise(self, answer: Answer) -> None:
+        if answer.fields is None and (self._savepoints is None or self._session.status != IDLE):
+            return
         if self._session.status == IN_FAILED and failures.is_constraint(answer.fields):
             # OR ROLLBACK, RAISE(ROLLBACK): it was asked for, and nobody expects a transaction.
-            self._session.run(self.statement("ROLLBACK"))
+            self._session.run(self.statements.get("ROLLBACK"))
         if self._session.status == IDLE and self._savepoints is not None and not self._begun:
             self._over()  # SQLite has ended it
         if answer.fields is not None:
@@ -325,7 +274,7 @@ class Engine:
             self._keep_open()
             if self.trace is not None:
                 self.trace("COMMIT")
-            answer, _ = self._session.run(self.statement("COMMIT"))
+            answer, _ = self._session.run(self.statements.get("COMMIT"))
             if self._session.status == IDLE:
                 self._over()
             if answer.fields is not None:
@@ -337,7 +286,7 @@ class Engine:
         if self._session.status != IDLE:
             self._keep_open()
             try:
-                answer, _ = self._session.run(self.statement("ROLLBACK"))
+                answer, _ = self._session.run(self.statements.get("ROLLBACK"))
             except sqlite3.OperationalError:
                 self._over()  # the server rolls back what it lost
                 return
@@ -349,16 +298,9 @@ class Engine:
         self._begun = ""
         self._savepoints = None
         self._failed = ""
-        self._version = 0
-        self._release()
-
-    def _release(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is None or self.readers is None:
-            return
-        if reader.connection.in_transaction:
-            reader.connection.execute("COMMIT")
-        self.readers.release(reader)
+        if self._snapshot is not None:
+            self._snapshot.release()
+            self._snapshot = None
 
     def _keep_open(self) -> None:
         """COMMIT and ROLLBACK end the portals; what is left of them is fetched first."""
@@ -368,31 +310,20 @@ class Engine:
 
     # From here to the server
 
-    def _snapshot(self, readers: Readers) -> Reader:
-        """The begun transaction's reader, in its snapshot."""
-        reader = self._reader
-        if reader is None:
-            reader = self._reader = readers.lease(self.settings.values())
-        if not reader.connection.in_transaction:
-            reader.connection.execute("BEGIN")
-            if self._version and data_version(reader) != self._version:
-                reader.connection.execute("COMMIT")
-                self._stale()
-        return reader
+    def _reader(self, readers: Readers) -> Reader:
+        """The reader of the begun transaction, in its snapshot."""
+        if self._snapshot is None:
+            self._snapshot = Snapshot(readers, self.reading.settings.values())
+        return self._snapshot.read() or self._stale()
 
     def _opening(self) -> list[str]:
         """What goes to the server in front of the next statement; the snapshot ends."""
         if not self._begun:
             return []
-        reader = self._reader
         begin = self._begun
-        if reader is not None:
+        if self._snapshot is not None:
+            self._snapshot.end()
             begin = "BEGIN IMMEDIATE"
-            if reader.connection.in_transaction:
-                for rows in list(reader.results):
-                    rows.keep()
-                self._version = data_version(reader)
-                reader.connection.execute("COMMIT")
         savepoints = self._savepoints.opening() if self._savepoints is not None else []
         return [begin, *savepoints]
 
@@ -411,27 +342,27 @@ class Engine:
                 self._over()  # as after a BEGIN IMMEDIATE that said "database is locked"
             return
         self._begun = ""
-        reader = self._reader
-        if reader is None:
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is None:
             return
-        if data_version(reader) != self._version:
+        is_stale = snapshot.is_stale()
+        snapshot.release()
+        if is_stale:
             if self._session.status != IDLE:
-                self._session.run(self.statement("ROLLBACK"))
+                self._session.run(self.statements.get("ROLLBACK"))
             self._stale()
-        self._version = 0
-        self._release()
 
-    def _stale(self) -> None:
+    def _stale(self) -> NoReturn:
         self._over()
         self._failed = _STALE
         raise failures.operational("database is locked", failures.BUSY_SNAPSHOT)
 
     def _lost(self, status: int) -> None:
-        """After an error of the connection's: a transaction that was on the server is gone.
+        """After whatever was raised: with the connection, a transaction on the server is gone.
 
         One that was only begun here can begin again: what was sent with its BEGIN is undone.
         """
-        if status != IDLE:
+        if status != IDLE and self._session.status == IDLE:
             self._over()
             self._failed = _LOST
 
@@ -442,24 +373,14 @@ class Engine:
         self.refresh()
         self._open.clear()
         if self._session.status != IDLE:
-            self.rollback()  # and wait for it: whoever comes next is not to meet it
+            with suppress(sqlite3.Error):  # and wait for it: who comes next is not to meet it
+                self.rollback()
         self._session.close()
-        if self.readers is not None:
-            self.readers.close()
+        if self.reading.readers is not None:
+            self.reading.readers.close()
 
     def interrupt(self) -> None:
         """Interrupt what runs, here and there; from any thread."""
-        if self.readers is not None:
-            self.readers.interrupt()
+        if self.reading.readers is not None:
+            self.reading.readers.interrupt()
         self._session.cancel()
-
-
-def data_version(reader: Reader) -> int:
-    """Another number as soon as anybody else has committed; of its snapshot, if it is in one."""
-    found: int = reader.connection.execute("PRAGMA data_version").fetchone()[0]
-    return found
-
-
-def description_of(names: Iterable[str]) -> Description:
-    """A cursor's description of columns with these names."""
-    return tuple((name, None, None, None, None, None, None) for name in names)

@@ -123,9 +123,18 @@ class Link:
         """What the text is. Errors as those of `execute`, if it is none that could be run."""
         return self._statement(self.engine(), sql)
 
+    def limit(self, longest: int, most_variables: int) -> None:
+        """Refuse longer statements, and those with more variables."""
+        self.longest = longest
+        self.most_variables = most_variables
+        self.engine().statements.clear()
+
     def _statement(self, engine: Engine, sql: str) -> Statement:
+        statement = engine.statements.known(sql)
+        if statement is not None:
+            return statement
         self._check(sql)
-        statement = engine.statement(sql)
+        statement = engine.statements.get(sql)
         if len(statement.names) > self.most_variables:
             raise failures.operational("too many SQL variables")
         return statement

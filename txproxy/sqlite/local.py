@@ -13,12 +13,14 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 from urllib.parse import quote
+from weakref import WeakSet
 
 log = logging.getLogger("txproxy.sqlite")
 
 AT_ONCE: Final = 1 << 20  # bytes of a result, roughly, that are read before it is handed out
 _CELL: Final = 32  # bytes that a value costs at least
-_HELPINGS: Final = (32, 128, 512)  # rows; large rows are not to go far past the bound
+_FIRST: Final = 32  # rows; large ones are not to go far past the bound
+_NEXT: Final = 256
 
 Setting = Callable[[sqlite3.Connection], object]
 _inherited: list[object] = []
@@ -36,6 +38,8 @@ class LocalRows:
 
     def fetch(self, count: int) -> list[Any]:
         """Up to so many; fewer: it was the end."""
+        if not self._readers.has(self._reader):
+            raise sqlite3.OperationalError("the rest of this result is the parent process's")
         if self._kept is not None:
             found, self._kept = self._kept[:count], self._kept[count:]
             return found
@@ -56,15 +60,15 @@ class LocalRows:
     def close(self) -> None:
         """Give the connection back."""
         self._cursor.close()
-        self._readers.finished(self._reader, self)
+        self._reader.results.discard(self)
 
 
 class Reader:
-    """One connection, and how many unfinished results are on it."""
+    """One connection, and the unfinished results on it that anybody still has."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
-        self.results: set[LocalRows] = set()
+        self.results: WeakSet[LocalRows] = WeakSet()
         self.is_leased = False  # a transaction has its snapshot
 
     def __repr__(self) -> str:
@@ -82,20 +86,23 @@ class Readers:
         self._timeout = timeout
         self._detect_types = detect_types
         self._cached = cached
-        self._free: list[Reader] = []
         self._all: list[Reader] = []
 
     def __repr__(self) -> str:
-        return f"<Readers {self._uri} open={len(self._all)} free={len(self._free)}>"
+        return f"<Readers {self._uri} open={len(self._all)}>"
 
     def open(self, settings: Iterable[Setting]) -> Reader:
         """A connection without unfinished results. sqlite3.OperationalError: there is none."""
-        if self._free:
-            return self._free[-1]
+        for reader in self._all:
+            if not reader.is_leased and not reader.results:
+                return reader
         reader = Reader(self.fresh(settings))
         self._all.append(reader)
-        self._free.append(reader)
         return reader
+
+    def has(self, reader: Reader) -> bool:
+        """Whether it is ours; after a fork it is the parent's."""
+        return reader in self._all
 
     def fresh(self, settings: Iterable[Setting]) -> sqlite3.Connection:
         """A connection that is the caller's own."""
@@ -115,18 +122,13 @@ class Readers:
     def lease(self, settings: Iterable[Setting]) -> Reader:
         """A connection for a transaction: nothing else is read on it until `release`."""
         reader = self.open(settings)
-        self._free.remove(reader)
         reader.is_leased = True
         return reader
 
-    def release(self, reader: Reader) -> None:
+    @staticmethod
+    def release(reader: Reader) -> None:
         """The transaction is over; results that are unfinished keep the connection."""
         reader.is_leased = False
-        self._give(reader)
-
-    def _give(self, reader: Reader) -> None:
-        if not reader.results and not reader.is_leased and reader in self._all:
-            self._free.append(reader)
 
     def connections(self) -> list[sqlite3.Connection]:
         """All that are open."""
@@ -134,27 +136,19 @@ class Readers:
 
     def rows(self, reader: Reader, cursor: sqlite3.Cursor) -> tuple[list[Any], LocalRows | None]:
         """What a cursor has brought: all of it, or the first of it and the rest."""
-        found: list[Any] = []
-        size = 0
-        for count in _helpings():
-            some = cursor.fetchmany(count)
+        found: list[Any] = cursor.fetchmany(_FIRST)
+        if len(found) < _FIRST:
+            return found, None
+        size = _size(found)
+        while size <= AT_ONCE:
+            some = cursor.fetchmany(_NEXT)
             found += some
-            if len(some) < count:
+            if len(some) < _NEXT:
                 return found, None
             size += _size(some)
-            if size > AT_ONCE:
-                break
         rest = LocalRows(self, reader, cursor)
         reader.results.add(rest)
-        if not reader.is_leased:
-            self._free.remove(reader)
         return found, rest
-
-    def finished(self, reader: Reader, rows: LocalRows) -> None:
-        """One result less on a reader."""
-        if rows in reader.results:
-            reader.results.remove(rows)
-            self._give(reader)
 
     def interrupt(self) -> None:
         """Interrupt what runs; from any thread."""
@@ -166,19 +160,11 @@ class Readers:
         for reader in self._all:
             reader.connection.close()
         self._all.clear()
-        self._free.clear()
 
     def leave(self) -> None:
         """After a fork: these are the parent's."""
         _inherited.extend(self._all)
         self._all = []
-        self._free = []
-
-
-def _helpings() -> Any:
-    yield from _HELPINGS
-    while True:
-        yield _HELPINGS[-1]
 
 
 def _size(rows: list[Any]) -> int:

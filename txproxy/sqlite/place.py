@@ -1,4 +1,4 @@
-"""Whether this process may read the file itself.
+"""Which file it is, and whether this process may read it itself.
 
 It may if the server holds that very file (device and inode are the same here), if the journal is a
 WAL, which readers share with the writer through memory, and if the file system is one of this
@@ -8,9 +8,11 @@ Source: https://www.sqlite.org/wal.html#overview, item 2 of the disadvantages
 """
 
 import os
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from urllib.parse import unquote
 
 _LOCAL: Final = frozenset(
     (
@@ -65,3 +67,18 @@ def _mounts() -> str:
         return _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return ""
+
+
+def name_of(database: Any, *, is_uri: bool) -> str:
+    """What the server knows it by. sqlite3.NotSupportedError: it is none that it could have."""
+    name = os.fsdecode(database)
+    if is_uri and name.startswith("file:"):
+        name, _, query = name.removeprefix("file:").partition("?")
+        if query and query not in {"mode=rw", "mode=rwc"}:
+            raise sqlite3.NotSupportedError(f"how the file is opened is the endpoint's: ?{query}")
+        name = unquote(name)
+    if name in {"", ":memory:"}:
+        raise sqlite3.NotSupportedError(
+            "a database in memory belongs to its process: open it with sqlite3.connect"
+        )
+    return name

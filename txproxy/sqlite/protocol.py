@@ -34,7 +34,8 @@ from txproxy.wire.codes import (
 log = logging.getLogger("txproxy.sqlite")
 
 _LOGIN_TIMEOUT: Final = 30.0  # seconds; the proxy may hold a client back that is one too many
-_CHUNK: Final = 65_536
+_CHUNK: Final = 65_536  # bytes
+_LARGE_CHUNK: Final = 1 << 20
 _DONE: Final = encode.BIND_COMPLETE + b"C"
 _LONGEST_TAG: Final = 64
 
@@ -160,7 +161,7 @@ class Wire:
             lacking = 1 + int.from_bytes(data[start + 1 : start + 5], "big") - have
         parts = []
         while lacking > 0:
-            part = self._socket.recv(max(lacking, _CHUNK))
+            part = self._socket.recv(min(max(lacking, _CHUNK), _LARGE_CHUNK))
             if not part:
                 raise ConnectionResetError("the server closed the connection")
             parts.append(part)

@@ -1,5 +1,6 @@
 """A result: the rows that have come, and where the rest of them is."""
 
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ class Rows:
         self._next = 0
         self._decode = decode
         self._rest = rest
+        self._error: sqlite3.Error | None = None
 
     def __repr__(self) -> str:
         return f"<Rows ready={len(self._ready) - self._next} rest={self._rest}>"
@@ -56,6 +58,8 @@ class Rows:
     def _fetch(self, count: int) -> list[Any]:
         rest = self._rest
         if rest is None:
+            if self._error is not None:
+                raise self._error
             return []
         if isinstance(rest, LocalRows):
             found = rest.fetch(count)
@@ -71,12 +75,16 @@ class Rows:
         return answer.rows
 
     def keep(self) -> None:
-        """Fetch the rest: what holds it is about to end."""
+        """Fetch the rest: what holds it is about to end. An error is for who asks for the rows."""
         if isinstance(self._rest, LocalRows):
             self._rest.keep()
             return
-        while self._rest is not None:
-            self._ready += self._fetch(NEXT_ROWS)
+        try:
+            while self._rest is not None:
+                self._ready += self._fetch(NEXT_ROWS)
+        except sqlite3.Error as error:
+            self._rest = None
+            self._error = error
 
     def close(self) -> None:
         """Nobody will read the rest."""

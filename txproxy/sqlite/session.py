@@ -73,7 +73,9 @@ class Session:
         self._names = 0
         self._free_portals: list[bytes] = []
         self._used_portals: set[bytes] = set()  # those of them that the server may still have
+        self._is_asking = False  # a statement is on its way
         self.epoch = 0
+        self.status: int = IDLE  # the transaction status of the server's last answer
 
     def open(self, opened: Callable[[dict[str, str]], None]) -> None:
         """Connect. `opened` is called with the server's parameters, now and as they change."""
@@ -82,11 +84,6 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self.epoch} {self._wire}>"
-
-    @property
-    def status(self) -> int:
-        """The transaction status of the server's last answer."""
-        return self._wire.status if self._wire is not None else IDLE
 
     def was_inherited(self) -> bool:
         """After a fork: leave what the parent has. True: there was something to leave."""
@@ -110,6 +107,8 @@ class Session:
         if self._wire is not None:
             self._wire.close()
             self._wire = None
+        self._is_asking = False
+        self.status = IDLE
 
     # What is asked
 
@@ -171,7 +170,10 @@ class Session:
         if self._wire is None or not portal.is_of(self.epoch):
             raise failures.lost("the connection was lost, and with it the rest of this result")
         try:
+            self._is_asking = True
             answer = self._wire.exchange(_execute(portal.name, rows) + encode.SYNC)
+            self._is_asking = False
+            self.status = self._wire.status
         except LostError as error:
             raise failures.lost(f"the connection was lost: {error}") from error
         return answer
@@ -186,7 +188,11 @@ class Session:
                 abandoned, self._abandoned = self._abandoned, []
                 closing = b"".join(abandoned)
             try:
-                answer = wire.exchange(closing + message())
+                data = closing + message()
+                self._is_asking = True
+                answer = wire.exchange(data)
+                self._is_asking = False
+                self.status = wire.status
                 if wire.has_changed:
                     wire.has_changed = False
                     self._opened(wire.parameters)
@@ -231,7 +237,7 @@ class Session:
         if statement.epoch == self.epoch:
             return b""
         sql = statement.encoded
-        if len(sql) > _LONG_TEXT:
+        if not statement.is_kept or len(sql) > _LONG_TEXT:
             statement.name = b""
         else:
             self._names += 1
@@ -273,8 +279,8 @@ class Session:
     # Its end
 
     def cancel(self) -> None:
-        """Interrupt what runs."""
-        if self._wire is not None and self._forks == forks.count:
+        """Interrupt what runs; nothing that comes later."""
+        if self._wire is not None and self._is_asking and self._forks == forks.count:
             self._wire.cancel()
 
     def close(self) -> None:

@@ -88,6 +88,7 @@ class Statement:
         "encoded",
         "epoch",
         "is_dml",
+        "is_kept",
         "kind",
         "name",
         "names",
@@ -117,6 +118,7 @@ class Statement:
         self.name = b""
         self.bind = b""
         self.epoch = 0
+        self.is_kept = False  # it will run again: worth a name on the server
         self.silent = False  # it has no columns, and never will
 
     def __repr__(self) -> str:

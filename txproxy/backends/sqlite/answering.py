@@ -25,7 +25,7 @@ def answer(course: "Course", portal: "Portal") -> bytes:
     if pragma.kind is Kind.REFUSED:
         raise SqliteError(f"PRAGMA {pragma.name} is not allowed here", apsw.SQLITE_AUTH)
     if pragma.name == "busy_timeout" and pragma.value is not None:
-        course.set_busy_timeout(pragma.value)
+        course.wishes.set_busy_timeout(pragma.value)
     if not portal.statement.columns:
         return encode.command_complete(b"PRAGMA")
     row = _row(course, pragma)
@@ -37,10 +37,10 @@ def answer(course: "Course", portal: "Portal") -> bytes:
 def _row(course: "Course", pragma: Verdict) -> tuple[Cell, ...] | None:
     file = course.file
     if pragma.kind is Kind.SESSION:
-        value = course.pragmas.get(pragma.name)
+        value = course.wishes.pragmas.get(pragma.name)
         return None if value is None else (value,)
     if pragma.name == "busy_timeout":
-        return (round(course.busy_timeout * 1000),)
+        return (round(course.wishes.busy_timeout * 1000),)
     if pragma.name == "journal_mode":
         return (file.settings.journal_mode,)
     if pragma.name == "synchronous":

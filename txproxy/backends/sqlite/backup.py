@@ -71,24 +71,32 @@ def _copy(path: str) -> int:
     name = f"{path}-txproxy-{secrets.token_hex(8)}"
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            copy = apsw.Connection(name)
-            copy.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
-        finally:
-            os.unlink(name)  # noqa: PTH108 - it is beside the file, and never more than a name
-        source = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
-        source.set_busy_timeout(_PATIENCE)
-        try:
-            with copy.backup("main", source, "main") as backup:
-                while not backup.done:
-                    backup.step(-1)
-        finally:
-            source.close()
-            copy.close()
+        copy(path, name, is_nameless=True)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def copy(path: str, name: str, *, is_nameless: bool = False) -> None:
+    """Copy the file into another one, which is empty and nobody's; is_nameless: which has no name
+    any more before the first page is written. apsw.Error.
+    """
+    target = apsw.Connection(name)
+    try:
+        target.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
+        if is_nameless:
+            os.unlink(name)  # noqa: PTH108 - it is beside the file, and never more than a name
+        source = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            source.set_busy_timeout(_PATIENCE)
+            with target.backup("main", source, "main") as backup:
+                while not backup.done:
+                    backup.step(-1)
+        finally:
+            source.close()
+    finally:
+        target.close()
 
 
 _PATIENCE: Final = 10_000  # milliseconds for a lock, off WAL

@@ -1,6 +1,6 @@
 """What goes to the threads that run statements, and comes back: jobs of calls of portals."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 from txproxy.backends.sqlite.errors import Fields
@@ -31,8 +31,29 @@ class Answers:
         self.total_changes = 0
 
 
+class Prepared:
+    """What Parse has said; `statement` is looked at when it is needed first, and when the schema
+    is not of this `generation` any more.
+    """
+
+    statement: Statement | None = None
+    generation = 0
+
+    def __init__(self, sql: bytes, oids: tuple[int, ...]) -> None:
+        self.sql = sql
+        self.oids = oids
+
+
+# Made for each statement that is run: what is seldom otherwise is a default of the class.
+
+
 class Portal:
     """A statement with its parameters; an open cursor between Executes. `formats`: of results."""
+
+    rows: Iterator[Row] | None = None  # of an open one
+    reader: "Reads | None" = None  # that has it open, outside transactions
+    is_done = False
+    is_lost = False  # closed before its end, not by its client
 
     def __init__(
         self,
@@ -45,10 +66,6 @@ class Portal:
         self.parameters = parameters
         self.formats = formats
         self.encode = encode
-        self.rows: Iterator[Row] | None = None  # of an open one
-        self.reader: Reads | None = None  # that has it open, outside transactions
-        self.is_done = False
-        self.is_lost = False  # closed before its end, not by its client
 
     def close(self) -> None:
         """Its cursor, in the thread that it belongs to."""
@@ -63,16 +80,15 @@ class Portal:
 class Call:
     """One Execute of a portal: `limit` rows at most, 0 for all."""
 
-    __slots__ = ("delivered", "failure", "is_void", "limit", "outcome", "portal", "reply")
+    failure: Fields | None = None
+    outcome = DONE
+    is_void = False  # getting the token is all that it wants
+    delivered = 0  # rows, when it was paused
 
     def __init__(self, portal: Portal, limit: int = 0) -> None:
         self.portal = portal
         self.limit = limit
         self.reply: list[bytes] = []
-        self.failure: Fields | None = None
-        self.outcome = DONE
-        self.is_void = False  # getting the token is all that it wants
-        self.delivered = 0  # rows, when it was paused
 
 
 class Waits(Protocol):
@@ -98,22 +114,23 @@ class Job:
     `deadline` is a time.monotonic() by which it wants to be run; 0: it has time.
     """
 
+    pragmas: SessionPragmas = DEFAULTS
+    position = 0  # of the call that is run
+    since = 0.0
+    deadline = 0.0
+    cancelled = False
+    begins = False  # a snapshot, before its first call
+    snapshot: Reads | None = None  # which the token must not come too late for
+    savepoints: Sequence[str] = ()  # to be made as soon as it has the token
+    in_transaction = False  # afterwards
+    is_taken = False  # from the queue
+    started = False  # it holds the token, or did
+
     def __init__(self, owner: Waits, kind: int, calls: list[Call], answers: Answers) -> None:
         self.owner = owner
         self.kind = kind
         self.calls = calls
         self.answers = answers
-        self.pragmas: SessionPragmas = DEFAULTS
-        self.position = 0  # of the call that is run
-        self.since = 0.0
-        self.deadline = 0.0
-        self.cancelled = False
-        self.begins = False  # a snapshot, before its first call
-        self.snapshot: Reads | None = None  # which the token must not come too late for
-        self.savepoints: list[str] = []  # to be made as soon as it has the token
-        self.in_transaction = False  # afterwards
-        self.is_taken = False  # from the queue
-        self.started = False  # it holds the token, or did
 
     def __repr__(self) -> str:
         return f"<Job {self.kind} {self.position}/{len(self.calls)}>"

@@ -1,4 +1,4 @@
-"""The control channel to the proxy: lines of JSON both ways, a client's socket riding on its line."""
+"""The control channel to the proxy: lines of JSON both ways, a socket riding on its line."""
 
 import asyncio
 import json

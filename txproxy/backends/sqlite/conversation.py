@@ -8,36 +8,23 @@ joins the same job: executemany is one message to the writer's thread, and one b
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import apsw
 
-from txproxy.backends.sqlite import calls, replies, requests
+from txproxy.backends.sqlite import binding, calls, replies, requests
 from txproxy.backends.sqlite.backup import COMMAND, COPY_DONE, COPY_OUT, Backup
-from txproxy.backends.sqlite.calls import Call, Portal
+from txproxy.backends.sqlite.calls import Call, Portal, Prepared
 from txproxy.backends.sqlite.course import Course
 from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
 from txproxy.backends.sqlite.file import File
+from txproxy.backends.sqlite.prepared import PreparedStatements
 from txproxy.backends.sqlite.statements import Kind, Statement
 from txproxy.errors import ProtocolError, TxproxyError
 from txproxy.wire import encode
 from txproxy.wire.codes import BIND, CLOSE, DESCRIBE, EXECUTE, FLUSH, PARSE, QUERY, SYNC
 
-_STATEMENTS: Final = 5000  # prepared ones of a session
 _PORTALS: Final = 1000
-_TEXTS: Final = 64 << 20  # bytes of their texts
-
-
-class Prepared:
-    """What Parse has said; looked at when it is needed first, and when the schema has changed."""
-
-    __slots__ = ("generation", "oids", "sql", "statement")
-
-    def __init__(self, sql: bytes, oids: tuple[int, ...]) -> None:
-        self.sql = sql
-        self.oids = oids
-        self.statement: Statement | None = None
-        self.generation = 0
 
 
 class _Sync:
@@ -47,22 +34,30 @@ class _Sync:
 _SYNC: Final = _Sync()
 
 
+class Files(Protocol):
+    """Who makes and removes files."""
+
+    def command(self, file: File, sql: bytes, then: Callable[[bytes | Exception], None]) -> bool:
+        """Whether a Query is for it. Then `then` is called: with the tag, or what went wrong."""
+
+
 class Conversation:
     """`write` sends bytes; `go` is called when the next message may be taken."""
 
     def __init__(
         self,
         file: File,
+        files: Files,
         parameters: dict[str, str],
         write: Callable[[bytes], None],
         go: Callable[[], None],
     ) -> None:
         self._file = file
+        self._files = files
         self._write = write
         self._go = go
         self._out: list[bytes | Call | _Sync] = []
-        self._prepared: dict[bytes, Prepared] = {}
-        self._texts = 0
+        self._prepared = PreparedStatements()
         self.portals: dict[bytes, Portal] = {}
         self._script: bytes | None = None  # what is left of a Query
         self._is_skipping = False
@@ -100,52 +95,38 @@ class Conversation:
     # Extended protocol.
 
     def _parse(self, body: bytes) -> bool:
-        message = requests.parse(body)
-        if message.name and self.course.job is not None:
+        if body[:1] == b"\0":
+            self._prepared.unnamed = self._file.parsed(body)
+        elif self.course.job is not None:
             return False
-        if message.name in self._prepared and message.name:
-            raise TxproxyError("the prepared statement exists already", sqlstate="42P05")
-        self._forget(message.name)
-        self._texts += len(message.sql)
-        if len(self._prepared) >= _STATEMENTS or self._texts > _TEXTS:
-            self._texts -= len(message.sql)
-            raise TxproxyError("too many prepared statements", sqlstate="54000")
-        self._prepared[message.name] = Prepared(message.sql, message.oids)
+        else:
+            self._prepared.add(requests.parse(body))
         self._out.append(encode.PARSE_COMPLETE)
         return True
 
-    def _forget(self, name: bytes) -> None:
-        old = self._prepared.pop(name, None)
-        if old is not None:
-            self._texts -= len(old.sql)
-
     def _bind(self, body: bytes) -> bool:
         message = requests.bind(body)
-        if message.portal:
-            if self.course.job is not None:
-                return False
-            if message.portal in self.portals:
-                raise TxproxyError("the portal exists already", sqlstate="42P03")
-            if len(self.portals) >= _PORTALS:
-                raise TxproxyError("too many portals", sqlstate="54000")
-        prepared = self._find(message.statement)
+        prepared = self._prepared.find(message.statement)
         statement = self._resolve(prepared)
-        if statement is None:
+        if statement is None or (message.portal and self.course.job is not None):
             return False
-        old = self.portals.get(message.portal)
-        if old is not None and old.rows is not None:
-            if self.course.job is not None:
-                return False
-            self.course.drop(old)
-        self.portals[message.portal] = _portal(statement, message, prepared.oids)
+        if message.portal:
+            self._check_name(message.portal)
+        else:
+            old = self.portals.get(b"")
+            if old is not None and old.rows is not None:
+                if self.course.job is not None:
+                    return False
+                self.course.drop(old)
+        self.portals[message.portal] = binding.portal(statement, message, prepared.oids)
         self._out.append(encode.BIND_COMPLETE)
         return True
 
-    def _find(self, name: bytes) -> Prepared:
-        prepared = self._prepared.get(name)
-        if prepared is None:
-            raise TxproxyError("the prepared statement does not exist", sqlstate="26000")
-        return prepared
+    def _check_name(self, portal: bytes) -> None:
+        if portal in self.portals:
+            raise TxproxyError("the portal exists already", sqlstate="42P03")
+        if len(self.portals) >= _PORTALS:
+            raise TxproxyError("too many portals", sqlstate="54000")
 
     def _resolve(self, prepared: Prepared) -> Statement | None:
         """What it is; None: the message is to be taken again, when that is known."""
@@ -177,14 +158,14 @@ class Conversation:
         kind, name = requests.target(body)
         if kind == b"P":
             portal = self._portal(name)
-            self._out.append(_description(portal))
+            self._out.append(binding.description(portal))
             return True
         if self.course.job is not None:
             return False
-        statement = self._resolve(self._find(name))
+        statement = self._resolve(self._prepared.find(name))
         if statement is None:
             return False
-        self._out.append(encode.parameter_description([_TEXT] * _count(statement)))
+        self._out.append(encode.parameter_description([_TEXT] * binding.count(statement)))
         if statement.columns:
             formats = (0,) * len(statement.columns)
             self._out.append(replies.row_description(statement.columns, formats, private=False))
@@ -218,7 +199,7 @@ class Conversation:
             if portal is not None:
                 self.course.drop(portal)
         else:
-            self._forget(name)
+            self._prepared.forget(name)
         self._out.append(encode.CLOSE_COMPLETE)
         return True
 
@@ -228,7 +209,11 @@ class Conversation:
     def _sync(self, _: bytes) -> bool:
         self._is_skipping = False
         self._out.append(_SYNC)
-        self.submit()
+        course = self.course
+        if course.job is not None:
+            course.submit()
+        else:
+            self._reply()
         return True
 
     # Simple protocol.
@@ -239,6 +224,9 @@ class Conversation:
         self._is_skipping = False
         if COMMAND.fullmatch(body[:-1]):
             self._begin_backup()
+            return True
+        if self._files.command(self._file, body[:-1], self._obeyed):
+            self.course.is_waiting = True
             return True
         self._script = body[:-1]
         self._next_statement(is_first=True)
@@ -274,15 +262,24 @@ class Conversation:
             self._out.append(_SYNC)
             return
         self._script = statement.rest.encode()
-        message = requests.Bind(b"", b"", (), [None] * _count(statement), ())
-        portal = _portal(statement, message, ())
+        message = requests.Bind(b"", b"", False, (), [None] * binding.count(statement), ())
+        portal = binding.portal(statement, message, ())
         if statement.columns:
-            self._out.append(_description(portal))
+            self._out.append(binding.description(portal))
         self._run(Call(portal))
 
     def _begin_backup(self) -> None:
         self.course.is_waiting = True
         self._backup = Backup(self._file.path, self._copied)
+
+    def _obeyed(self, found: bytes | Exception) -> None:
+        self.course.is_waiting = False
+        if isinstance(found, bytes):
+            self._out.append(encode.command_complete(found))
+        else:
+            self._out.append(replies.error(fields(found)))
+        self._out.append(_SYNC)
+        self._go_on()
 
     def _copied(self, found: bytes | Exception) -> None:
         backup = self._backup
@@ -334,7 +331,7 @@ class Conversation:
                 self._script = None
                 self._write(encode.ready(self.course.status))
             self._next_statement()
-        if not self.is_waiting:
+        if not self.course.is_waiting:
             self._reply()
             self._go()
 
@@ -400,41 +397,6 @@ class Conversation:
 
 
 _TEXT: Final = 25
-
-
-def _count(statement: Statement) -> int:
-    """Parameters as a client counts them: $2 alone is the second of two."""
-    names = statement.parameter_names
-    if names and all(name and name.isdecimal() for name in names):
-        return max(statement.parameters, *(int(name or 0) for name in names))
-    return statement.parameters
-
-
-def _portal(statement: Statement, message: requests.Bind, oids: tuple[int, ...]) -> Portal:
-    parameters = requests.parameters(message, oids)
-    is_private = requests.is_private(message)
-    expected = statement.parameters if is_private else _count(statement)
-    if len(parameters) != expected:
-        raise ProtocolError(f"Bind has {len(parameters)} parameters, the statement {expected}")
-    if not is_private and expected:
-        names = statement.parameter_names
-        if names and all(name and name.isdecimal() for name in names):
-            # SQLite gives $2 its index by where it stands first; PostgreSQL's clients count.
-            parameters = [parameters[int(name or 0) - 1] for name in names]
-    columns = statement.columns
-    if not columns:
-        return Portal(statement, tuple(parameters), (), None)
-    formats = replies.formats_for(message.results, len(columns))
-    return Portal(statement, tuple(parameters), formats, replies.encoder(columns, formats))
-
-
-def _description(portal: Portal) -> bytes:
-    columns = portal.statement.columns
-    if not columns:
-        return encode.NO_DATA
-    private = replies.is_private(portal.formats)
-    return replies.row_description(columns, portal.formats, private)
-
 
 _TAKE: Final[dict[int, Callable[[Conversation, bytes], bool]]] = {
     PARSE: Conversation._parse,  # noqa: SLF001 - its own

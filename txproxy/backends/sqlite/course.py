@@ -4,7 +4,7 @@
 becomes a job. It is collected until `submit`, then away until `finished`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
 from typing import Final
@@ -14,12 +14,12 @@ import apsw
 from txproxy.backends.sqlite import calls, reaping, transaction
 from txproxy.backends.sqlite.answering import answer
 from txproxy.backends.sqlite.calls import DONE, MORE, SUSPENDED, Answers, Call, Job, Portal, Waits
-from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
+from txproxy.backends.sqlite.errors import SqliteError
+from txproxy.backends.sqlite.failures import INTERRUPTED
 from txproxy.backends.sqlite.file import File
-from txproxy.backends.sqlite.pragmas import DEFAULTS, SessionPragmas, classify
-from txproxy.backends.sqlite.pragmas import Kind as PragmaKind
+from txproxy.backends.sqlite.portals import OpenPortals
 from txproxy.backends.sqlite.reader import Reader
-from txproxy.backends.sqlite.statements import Begins, Kind, Statement
+from txproxy.backends.sqlite.statements import Kind, Statement
 from txproxy.backends.sqlite.transaction import (
     BEGUN,
     FAILED,
@@ -29,22 +29,11 @@ from txproxy.backends.sqlite.transaction import (
     WRITING,
     Transaction,
 )
+from txproxy.backends.sqlite.wishes import Wishes
 from txproxy.errors import TxproxyError
 from txproxy.wire import encode
 from txproxy.wire.codes import IDLE, IN_FAILED, IN_TRANSACTION
 
-_CLASSES: Final = {
-    Kind.READ: transaction.READ,
-    Kind.WRITE: transaction.WRITE,
-    Kind.DDL: transaction.ALONE,
-    Kind.VACUUM: transaction.ALONE,
-    Kind.BEGIN: transaction.BEGIN,
-    Kind.COMMIT: transaction.COMMIT,
-    Kind.ROLLBACK: transaction.ROLLBACK,
-    Kind.SAVEPOINT: transaction.SAVEPOINT,
-    Kind.RELEASE: transaction.RELEASE,
-    Kind.ROLLBACK_TO: transaction.ROLLBACK_TO,
-}
 _ENDINGS: Final = (Kind.COMMIT, Kind.ROLLBACK)
 # What may follow another statement of the same session to the writer, without coming back first.
 _JOINING: Final = (Kind.READ, Kind.WRITE, Kind.DDL, Kind.COMMIT, Kind.ROLLBACK)
@@ -57,24 +46,16 @@ class Course:
         self.file = file
         self._waits = waits
         self.tx = Transaction()
-        self.pragmas = _asked_for(parameters)
+        self.wishes = Wishes(file.settings, parameters)
         self.answers = Answers()
-        timeout = parameters.get("busy_timeout", "")
-        settings = file.settings
-        self.busy_timeout = settings.busy_timeout
-        self._has_timeout = settings.busy_timeout > 0
-        if timeout:
-            self.set_busy_timeout(timeout)
-        self._begins_now = parameters.get("begin", settings.begin) == "immediate"
         self.job: Job | None = None
         self.is_waiting = False
         self._is_gone = False
         self._stalled: Job | None = None  # until the client reads on
         self._before = NONE  # the state from which the token was asked for
         self._reader: Reader | None = None  # with the transaction's snapshot
-        self._portals: list[Portal] = []  # that are open
+        self._portals = OpenPortals(file)
         self._own_schema = 0  # changed by the transaction; no two are equal
-        self._changes = 0
         self.idle_since = monotonic()
         self.last: Statement | None = None
         self.statements = 0
@@ -82,11 +63,6 @@ class Course:
 
     def __repr__(self) -> str:
         return f"<Course {self.tx!r}{' waiting' if self.is_waiting else ''}>"
-
-    def set_busy_timeout(self, milliseconds: str) -> None:
-        """How long to wait in the queue; no number is 0, which is not at all, as in SQLite."""
-        self.busy_timeout = int(milliseconds) / 1000 if milliseconds.isdecimal() else 0.0
-        self._has_timeout = True
 
     @property
     def status(self) -> int:
@@ -152,7 +128,10 @@ class Course:
             return encode.command_complete(b"SELECT 0")
         if statement.kind is Kind.EMPTY:
             return encode.EMPTY_QUERY
-        kind = self._classify(statement)
+        kind = self.wishes.classify(statement, self.tx.state)
+        if kind == transaction.WRITE and self.tx.state == NONE:
+            self._unit(call)  # as the table says: this is the one that must be quick
+            return None
         if kind is None:
             return answer(self, portal)
         action = self.tx.decide(kind)
@@ -160,43 +139,13 @@ class Course:
             action = transaction.ASK  # a snapshot would keep writers from committing
         return _DO[action](self, call)
 
-    def _classify(self, statement: Statement) -> int | None:
-        """None: it is answered without asking SQLite."""
-        if statement.kind is Kind.BEGIN:
-            is_now = self._begins_now or statement.begins is not Begins.DEFERRED
-            return transaction.BEGIN_NOW if is_now else transaction.BEGIN
-        if self.pragmas.query_only and statement.kind in {Kind.WRITE, Kind.DDL, Kind.VACUUM}:
-            raise SqliteError("attempt to write a readonly database", apsw.SQLITE_READONLY)
-        if statement.pragma is None:
-            return _CLASSES[statement.kind]
-        kind = statement.pragma.kind
-        if kind is PragmaKind.READ:
-            return transaction.READ
-        if kind is PragmaKind.WRITE:
-            return transaction.ALONE
-        return self._session_pragma(statement) if kind is PragmaKind.SESSION else None
-
-    def _session_pragma(self, statement: Statement) -> int | None:
-        """Inside a transaction that writes, the connection is told at once; but foreign_keys is
-        ignored there, and query_only is ours.
-        """
-        pragma = statement.pragma
-        assert pragma is not None
-        if self.tx.state == FAILED:
-            return transaction.READ
-        if pragma.value is None:
-            return None
-        if pragma.name == "foreign_keys" and self.tx.state != NONE:
-            return None
-        self.pragmas = self.pragmas.set(pragma.name, pragma.value)
-        is_here = pragma.name == "query_only" or self.tx.state != WRITING
-        return None if is_here else transaction.READ
-
     def _job(self, kind: int, call: Call) -> Job:
+        wishes = self.wishes
         job = Job(self._waits, kind, [call], self.answers)
-        job.pragmas = self.pragmas
-        if self._has_timeout:
-            job.deadline = monotonic() + self.busy_timeout
+        job.pragmas = wishes.pragmas
+        job.since = now = monotonic()
+        if wishes.has_timeout:
+            job.deadline = now + wishes.busy_timeout
         self.job = job
         return job
 
@@ -300,7 +249,7 @@ class Course:
             self._own_schema = 0
             self.file.schema_changed()
         self.tx.end()
-        self.pragmas = self.pragmas.ended()
+        self.wishes.ended()
         self._drop_all()
         self._let_go()
 
@@ -321,14 +270,16 @@ class Course:
         if portal.rows is not None or portal.is_done or any(c.portal is portal for c in job.calls):
             return False
         if job.kind == calls.UNIT:
-            fits = kind is Kind.WRITE and not self.pragmas.query_only
+            fits = kind is Kind.WRITE and not self.wishes.pragmas.query_only
         elif job.kind == calls.READING:
             fits = kind is Kind.READ and not last.limit and not call.limit
         elif job.kind == calls.ALONE:
             fits = False
         else:
             before = last.portal.statement.kind
-            fits = kind in _JOINING and before not in _ENDINGS and not self.pragmas.query_only
+            fits = (
+                kind in _JOINING and before not in _ENDINGS and not self.wishes.pragmas.query_only
+            )
         if fits:
             self.statements += 1
             job.calls.append(call)
@@ -359,15 +310,16 @@ class Course:
         self.job = None
         self.is_waiting = False
         self.idle_since = monotonic()
-        for each in job.calls:
-            if each.outcome == SUSPENDED and each.portal not in self._portals:
-                self._portals.append(each.portal)
+        if job.kind == calls.UNIT and not self._is_gone:
+            self.wishes.ended()
+            return True
+        self._portals.note(job)
         if job.kind == calls.READING:
             self._read(job, call)
         elif job.kind in {calls.HOLDING, calls.HELD}:
             self._wrote(job, call)
         else:
-            self.pragmas = self.pragmas.ended()
+            self.wishes.ended()
         if self._is_gone:
             self._clean_up()
         return not self._is_gone
@@ -409,8 +361,7 @@ class Course:
         if job.in_transaction:
             self.tx.state = WRITING
             if job.changes_schema:
-                self._changes += 1
-                self._own_schema = self._changes
+                self._own_schema = self.file.own_schema()
         elif call.portal.statement.kind in _ENDINGS:
             self._over()
         else:
@@ -434,34 +385,29 @@ class Course:
         portal = call.portal
         self._job(calls.HELD if self.tx.state == WRITING else calls.READING, call)
         call.outcome = DONE
-        if portal in self._portals:
-            self._portals.remove(portal)
+        self._portals.goes_on(portal)
 
     def drop(self, portal: Portal) -> None:
-        """Close a portal; its cursor in the thread that it belongs to."""
-        if portal not in self._portals:
-            return
-        self._portals.remove(portal)
-        if isinstance(portal.reader, Reader):
-            self.file.release(portal.reader, is_clean=False)
-        elif self.tx.state == WRITING:
-            self.file.writer.do(lambda _: portal.close())
-        portal.reader = None
+        """Close a portal."""
+        self._portals.drop(portal, on_writer=self.tx.state == WRITING)
 
     def _drop_all(self) -> None:
-        for portal in list(self._portals):
-            self.drop(portal)
+        self._portals.drop_all(on_writer=self.tx.state == WRITING)
 
     # Time, and ends.
 
     def tick(self, now: float) -> None:
         """Whether it has slept for too long."""
-        if self.is_waiting or self.tx.state not in {READING, WRITING}:
+        if self.is_waiting:
             return
-        why = reaping.verdict(
-            self.file.settings, self.tx.state, now - self.idle_since, len(self.file.tokens)
-        )
-        if why:
+        state = self.tx.state
+        if state == NONE and self._portals:
+            state = READING  # an open cursor keeps a snapshot as a transaction does
+        idle = now - self.idle_since
+        why = reaping.verdict(self.file.settings, state, idle, len(self.file.tokens))
+        if why and self.tx.state == NONE:
+            self._drop_all()
+        elif why:
             self.reap(why)
 
     def reap(self, why: str) -> None:
@@ -480,13 +426,13 @@ class Course:
         self._own_schema = 0
         self._let_go()
 
-    def cancel(self, why: Fields) -> None:
+    def cancel(self) -> None:
         """Stop what is running, or take it out of the queue."""
         job = self.job
         if job is None or not self.is_waiting:
             return
         if self.file.withdraw(job):
-            job.fail(why)
+            job.fail(INTERRUPTED)
             self._waits.finished(job)
         else:
             self.file.interrupt(job)
@@ -500,7 +446,7 @@ class Course:
         elif self._stalled is not None:
             self.finished(job)
         elif self.file.withdraw(job):
-            job.fail(_GONE)
+            job.fail(INTERRUPTED)
             self.finished(job)
         elif job.kind not in {calls.UNIT, calls.ALONE}:
             self.file.interrupt(job)
@@ -511,15 +457,6 @@ class Course:
         self.tx.end()
 
 
-def _asked_for(parameters: Mapping[str, str]) -> SessionPragmas:
-    """A session's PRAGMAs as its start-up packet has them: so they outlive a lost connection."""
-    found = DEFAULTS
-    for name, value in parameters.items():
-        if classify(name, value) is PragmaKind.SESSION:
-            found = found.set(name.lower(), value)
-    return found
-
-
 def _tag(statement: Statement) -> bytes:
     return encode.command_complete(statement.verb.encode())
 
@@ -527,8 +464,6 @@ def _tag(statement: Statement) -> bytes:
 def _no_savepoint(statement: Statement) -> TxproxyError:
     return SqliteError(f"no such savepoint: {statement.name}", apsw.SQLITE_ERROR)
 
-
-_GONE: Final = fields(SqliteError("interrupted", apsw.SQLITE_INTERRUPT))
 
 _DO: Final[dict[int, Callable[[Course, Call], bytes | None]]] = {
     transaction.LEND: Course._lend,  # noqa: SLF001 - its own

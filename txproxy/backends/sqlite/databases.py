@@ -1,135 +1,106 @@
-"""CREATE DATABASE and DROP DATABASE: files of the directory in which clients may make them.
+"""CREATE DATABASE and DROP DATABASE: files beside the one that a session has.
 
-What these functions do takes time, and they raise TxproxyError and OSError.
+For test databases, with `allow_create` only. A name is a file's, directly inside the directory.
 """
 
 import os
 import re
 import secrets
-from contextlib import suppress
+import stat
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import apsw
-
-from txproxy.backends.sqlite.owner import Owner
-from txproxy.config.sqlite import ANY_FILE, BESIDE, SqliteFile, find
+from txproxy.backends.sqlite.backup import copy
+from txproxy.backends.sqlite.owner import SUFFIX, Owner
 from txproxy.errors import TxproxyError
 
-_NAME: Final = r"""("(?:[^"]|"")+"|'(?:[^']|'')+'|[\w./-]+)"""
+_NAME: Final = r"""("(?:[^"]|"")+"|'(?:[^']|'')+'|[^\s"';]+)"""
 _CREATE: Final = re.compile(
     rf"\s*CREATE\s+DATABASE\s+{_NAME}(?:\s+(?:WITH\s+)?TEMPLATE\s*=?\s*{_NAME})?\s*;?\s*",
     re.IGNORECASE,
 )
 _DROP: Final = re.compile(rf"\s*DROP\s+DATABASE\s+(IF\s+EXISTS\s+)?{_NAME}\s*;?\s*", re.IGNORECASE)
-_MODE: Final = 0o644  # as SQLite makes files
-_PATIENCE: Final = 10_000  # milliseconds for a lock on a template, off WAL
+_COMPANIONS: Final = ("-wal", "-shm", "-journal", SUFFIX)
+_MODE: Final = 0o644
+_LONGEST: Final = 200  # of a name, in bytes: its companions' are longer
 
 
 class Create(NamedTuple):
-    """CREATE DATABASE; `template` is "" for an empty file."""
+    """CREATE DATABASE name [TEMPLATE template]."""
 
     name: str
-    template: str
+    template: str | None
 
 
 class Drop(NamedTuple):
-    """DROP DATABASE."""
+    """DROP DATABASE [IF EXISTS] name."""
 
     name: str
-    if_exists: bool
+    may_be_missing: bool
 
 
-def read(sql: str) -> Create | Drop:
-    """The one statement of a text. TxproxyError: it is neither."""
-    found = _CREATE.fullmatch(sql)
-    if found:
-        return Create(_unquoted(found[1]), _unquoted(found[2] or ""))
-    found = _DROP.fullmatch(sql)
-    if found:
-        return Drop(_unquoted(found[2]), bool(found[1]))
-    raise TxproxyError(
-        "only CREATE DATABASE name [TEMPLATE other] and DROP DATABASE [IF EXISTS] name work here",
-        sqlstate="0A000",
-    )
+def command(sql: str) -> Create | Drop | None:
+    """What a Query orders; None: it is SQLite's to read."""
+    if found := _CREATE.fullmatch(sql):
+        return Create(_unquoted(found[1]), _unquoted(found[2]) if found[2] else None)
+    if found := _DROP.fullmatch(sql):
+        return Drop(_unquoted(found[2]), found[1] is not None)
+    return None
 
 
-def locate(directory: str, name: str) -> str:
-    """The path of a file of that name, or path, directly inside. TxproxyError: none can be."""
-    place = find({ANY_FILE: SqliteFile(name=ANY_FILE, directory=directory)}, name)
-    if place is None:
-        raise TxproxyError(
-            f'"{name}" is no name of a file directly inside {directory}', sqlstate="42602"
-        )
-    return str(place[1])
+def _unquoted(name: str) -> str:
+    quote = name[0]
+    return name[1:-1].replace(quote * 2, quote) if quote in {'"', "'"} else name
 
 
-def create(path: str) -> None:
-    """An empty file, which is an SQLite database."""
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
-    except FileExistsError:
-        raise _exists(path) from None
+def beside(path: str, name: str) -> str:
+    """Where the file of that name is. TxproxyError (42602): it is no name of a file there."""
+    is_file = name not in {".", ".."} and "/" not in name and "\0" not in name
+    if not is_file or len(name.encode()) > _LONGEST or name.endswith(_COMPANIONS):
+        raise TxproxyError(f'"{name}" cannot be the name of a database', sqlstate="42602")
+    return str(Path(path).parent / name)
 
 
-def clone(path: str, template: str) -> None:
-    """A copy of what is committed, made by SQLite: it may have the template open."""
-    if Path(path).exists():
-        raise _exists(path)
-    if not Path(template).is_file():
-        raise missing(template)
-    unfinished = f"{path}-txproxy-{secrets.token_hex(8)}"
-    create(unfinished)
-    try:
-        _copy(template, unfinished)
-        os.link(unfinished, path)
-    except FileExistsError:
-        raise _exists(path) from None
-    finally:
-        os.unlink(unfinished)  # noqa: PTH108 - no Path: nothing here opens what SQLite has open
+def create(path: str, template: str | None, like: str | None) -> None:
+    """Make the file, empty or a copy, with the mode of `like`, or SQLite's own.
 
-
-def _copy(template: str, path: str) -> None:
-    copy = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
-    source = apsw.Connection(template, flags=apsw.SQLITE_OPEN_READWRITE)
-    try:
-        for pragma in ("journal_mode", "synchronous"):
-            copy.execute(f"PRAGMA {pragma} = OFF").fetchall()
-        source.set_busy_timeout(_PATIENCE)
-        source.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        with copy.backup("main", source, "main") as backup:
-            while not backup.done:
-                backup.step(-1)
-    finally:
-        source.close()
-        copy.close()
-
-
-def remove(path: str) -> None:
-    """The file, and what SQLite and we keep beside it; nobody here has it open.
-
-    BlockingIOError: another process owns it.
+    TxproxyError: it is there, or the template is not; OSError, apsw.Error: the file system's, or
+    SQLite's, refusal.
     """
-    if not Path(path).is_file():
-        raise missing(path)
-    owner = Owner(path)
+    if template is not None and not Path(template).is_file():
+        raise TxproxyError(f'the file "{template}" does not exist', sqlstate="3D000")
+    mode = stat.S_IMODE(Path(like).stat().st_mode) if like else _MODE
+    name = f"{path}{SUFFIX}-{secrets.token_hex(8)}"
+    os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
     try:
-        for end in ("", *BESIDE):
-            with suppress(FileNotFoundError):
-                os.unlink(path + end)  # noqa: PTH108
+        if template is not None:
+            copy(template, name)
+        os.link(name, path, follow_symlinks=False)  # which replaces nothing
+    except FileExistsError:
+        raise TxproxyError(f'database "{path}" already exists', sqlstate="42P04") from None
+    finally:
+        Path(name).unlink()
+
+
+def drop(path: str, *, may_be_missing: bool) -> None:
+    """Remove the file and what SQLite has put beside it. TxproxyError: it is not there, or another
+    process has it; OSError: the file system's refusal.
+    """
+    if not Path(path).is_file() or Path(path).is_symlink():
+        if may_be_missing:
+            return
+        raise TxproxyError(f'database "{path}" does not exist', sqlstate="3D000")
+    try:
+        owner = Owner(path)
+    except BlockingIOError:
+        raise in_use(path) from None
+    try:
+        for suffix in ("", *_COMPANIONS):
+            Path(path + suffix).unlink(missing_ok=True)
     finally:
         owner.release()
 
 
-def missing(path: str) -> TxproxyError:
-    """There is no such file."""
-    return TxproxyError(f'database "{Path(path).name}" does not exist', sqlstate="3D000")
-
-
-def _exists(path: str) -> TxproxyError:
-    return TxproxyError(f'database "{Path(path).name}" already exists', sqlstate="42P04")
-
-
-def _unquoted(name: str) -> str:
-    quote = name[:1]
-    return name[1:-1].replace(quote * 2, quote) if quote and quote in "'\"" else name
+def in_use(path: str) -> TxproxyError:
+    """For a file that somebody has."""
+    return TxproxyError(f'database "{path}" is being accessed by other users', sqlstate="55006")

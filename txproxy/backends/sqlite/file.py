@@ -10,9 +10,9 @@ from typing import Final, Protocol
 
 import apsw
 
-from txproxy.backends.sqlite import calls, opening, replies, statements
-from txproxy.backends.sqlite.calls import Job
-from txproxy.backends.sqlite.errors import SqliteError, fields
+from txproxy.backends.sqlite import calls, opening, replies, requests, statements
+from txproxy.backends.sqlite.calls import Job, Prepared
+from txproxy.backends.sqlite.failures import LOCKED
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.owner import Owner
 from txproxy.backends.sqlite.reader import Reader
@@ -45,16 +45,23 @@ class File:
     def __init__(self, loop: asyncio.AbstractEventLoop, path: str, settings: Settings) -> None:
         self._loop = loop
         self.path = path
+        self.database = ""  # what the first client called it
         self.settings = settings
         self._owner = Owner(path)
         self.tokens = Tokens()
         self.users: set[User] = set()
+        self.expected = 0  # sessions that are about to be users
+        self.unused_since = monotonic()
+        self.is_leaving = False  # it is about to be closed, if it is still unused then
         self.generation = 0  # of the schema, as far as it is known
         self.statements = 0  # of sessions that are gone
         self.late = 0  # jobs that have waited too long
         self.reaped = 0  # transactions that slept for too long
         self.rolled_back = 0  # of those that would have written
+        self._own_schemas = 0
         self._statements: dict[bytes, Statement] = {}
+        self._is_stale = False  # the inspector's schema, for all we know
+        self._parsed: dict[bytes, Prepared] = {}
         self._readers: list[Reader] = []
         self._idle: list[Reader] = []
         self._wanting: deque[Job] = deque()  # no reader is left for these
@@ -62,11 +69,9 @@ class File:
         self._checked = 0.0
         self.train: Train | None = None
         try:
-            commit = self._deliver
             if settings.has_train:
-                self.train = Train(path, self._deliver, self._reopen)
-                commit = self.train.board
-            self.writer = Writer(path, settings, self.tokens, self._deliver, commit)
+                self.train = Train(path, self._deliver)
+            self.writer = Writer(path, settings, self.tokens, self._deliver, self.train)
             self._open_inspector()
         except BaseException:
             self._owner.release()
@@ -74,6 +79,7 @@ class File:
 
     def _open_inspector(self) -> None:
         self._inspector, _ = opening.connect(self.path, self.settings, writes=False)
+        statements.refresh(self._inspector)
         self._inspector.set_busy_timeout(_INSPECTOR_PATIENCE)
         self._schema = self._inspector.pragma("schema_version")
         self.page_size = int(self._inspector.pragma("page_size"))
@@ -82,14 +88,17 @@ class File:
 
     def close(self) -> None:
         """Roll back what is open, close everything. Blocks until the threads have ended."""
-        for thread in self._threads:
-            thread.close()
-        for thread in self._threads:
-            thread.join()
+        for reader in self._readers:
+            reader.close()
+        for reader in self._readers:
+            reader.join()
+        self._inspector.close(force=True)
+        # The last one: SQLite then copies the WAL back, and removes it.
+        self.writer.close()
+        self.writer.join()
         if self.train is not None:
             self.train.close()
             self.train.join()
-        self._inspector.close(force=True)
         self._owner.release()
 
     @property
@@ -124,6 +133,7 @@ class File:
         """The first statement of a text. Raises what `statements.inspect` does, UnicodeError."""
         found = self._statements.get(sql)
         if found is None:
+            self._refresh()
             found = statements.inspect(self._inspector, sql.decode())
             if len(sql) < _LONG:
                 if len(self._statements) >= _STATEMENTS:
@@ -131,16 +141,45 @@ class File:
                 self._statements[sql] = found
         return found
 
+    def _refresh(self) -> None:
+        try:
+            statements.refresh(self._inspector)
+        except apsw.BusyError:  # off WAL, while somebody commits
+            if self._is_stale:
+                raise
+        else:
+            self._is_stale = False
+
+    def parsed(self, body: bytes) -> Prepared:
+        """What a Parse of the unnamed statement says: the same for all that send the same.
+
+        ProtocolError: it is malformed.
+        """
+        found = self._parsed.get(body)
+        if found is None:
+            message = requests.parse(body)
+            found = Prepared(message.sql, message.oids)
+            if len(body) < _LONG:
+                if len(self._parsed) >= _STATEMENTS:
+                    self._parsed.clear()
+                self._parsed[body] = found
+        return found
+
+    def own_schema(self) -> int:
+        """A number for what a transaction makes of the schema: no two have the same."""
+        self._own_schemas += 1
+        return self._own_schemas
+
     def schema_changed(self) -> None:
         """What was known of statements may not be true any more."""
         self.generation += 1
+        self._is_stale = True
         self._statements.clear()
 
     # Writing.
 
     def ask(self, job: Job) -> None:
         """Stand in the queue for the token."""
-        job.since = monotonic()
         if self.tokens.ask(job):
             self.writer.wake()
 
@@ -151,7 +190,6 @@ class File:
         if reader is None:
             reader = self._lease()
             if reader is None:
-                job.since = monotonic()
                 self._wanting.append(job)
                 return
         self._reader_of[job] = reader
@@ -177,10 +215,12 @@ class File:
         if not is_clean:
             reader.reset()
         reader.leased = 0.0
-        if reader.functions == self.settings.functions:
-            self._idle.append(reader)
-        else:
+        if reader not in self._readers:
+            reader.close()  # it has the file that was there before `reopen`
+        elif reader.functions != self.settings.functions:
             self._dismiss(reader)
+        else:
+            self._idle.append(reader)
         if self._wanting:
             self.read(self._wanting.popleft())
 
@@ -214,7 +254,9 @@ class File:
         def run(writer: Writer) -> None:
             found: Statement | Exception
             try:
-                found = statements.inspect(writer.connect(), sql.decode())
+                connection = writer.connect()
+                statements.refresh(connection)
+                found = statements.inspect(connection, sql.decode())
             except Exception as error:  # noqa: BLE001 - it is told to whoever has asked
                 found = error
             self._loop.call_soon_threadsafe(then, found)
@@ -266,7 +308,7 @@ class File:
 
     def _too_late(self, job: Job) -> None:
         self.late += 1
-        job.fail(_LOCKED)
+        job.fail(LOCKED)
         job.owner.finished(job)
 
     def _check_queries(self, now: float) -> None:
@@ -309,10 +351,17 @@ class File:
         """A session is over."""
         self.users.discard(user)
         self.statements += user.statements
+        self.unused_since = monotonic()
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether no session has it, or is about to."""
+        return not self.users and not self.expected
 
     def reopen(self) -> None:
         """Open what is there now; transactions that write are rolled back."""
         self._dismiss_idle()
+        self._readers.clear()
         self._reopen()
         self._inspector.close(force=True)
         self._open_inspector()
@@ -322,6 +371,3 @@ class File:
     def leased(self) -> list[Reader]:
         """The readers that sessions have leased."""
         return [reader for reader in self._readers if reader.leased]
-
-
-_LOCKED: Final = fields(SqliteError("database is locked", apsw.SQLITE_BUSY))

@@ -13,11 +13,15 @@ from txproxy.backends.sqlite import databases, replies
 from txproxy.backends.sqlite.databases import Create, Drop
 from txproxy.backends.sqlite.errors import Fields, fields
 from txproxy.backends.sqlite.session import Client
+from txproxy.config.sqlite import ANY_FILE, SqliteFile, find
 from txproxy.errors import ProtocolError, TxproxyError
 from txproxy.wire import encode
 from txproxy.wire.codes import IDLE, QUERY, SYNC, TERMINATE
 
 _LONGEST: Final = 65_536  # bytes of a message
+_ONLY: Final = (
+    "only CREATE DATABASE name [TEMPLATE other] and DROP DATABASE [IF EXISTS] name work here"
+)
 _STATUSES: Final = {
     "server_version": "18.0",
     "server_encoding": "UTF8",
@@ -83,7 +87,9 @@ class Maintenance(asyncio.Protocol):
 
     async def _query(self, body: bytes) -> None:
         try:
-            asked = databases.read(body[:-1].decode())
+            asked = databases.command(body[:-1].decode())
+            if asked is None:
+                raise TxproxyError(_ONLY, sqlstate="0A000")
             await self._run(asked)
             verb = b"CREATE" if isinstance(asked, Create) else b"DROP"
             reply = encode.command_complete(verb + b" DATABASE")
@@ -100,6 +106,16 @@ class Maintenance(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._closed(self._client)
+
+
+def locate(directory: str, name: str) -> str:
+    """The path of a file of that name, or path, directly inside. TxproxyError: none can be."""
+    place = find({ANY_FILE: SqliteFile(name=ANY_FILE, directory=directory)}, name)
+    if place is None:
+        raise TxproxyError(
+            f'"{name}" is no name of a file directly inside {directory}', sqlstate="42602"
+        )
+    return str(place[1])
 
 
 def _told(error: Exception) -> Fields:

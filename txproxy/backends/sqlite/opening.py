@@ -71,7 +71,8 @@ def _prepare(connection: apsw.Connection, settings: Settings, writes: bool) -> G
     if writes:
         _set_journal(connection, settings)
     connection.wal_autocheckpoint(0)
-    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    leaves_wal = not writes or settings.checkpoint != "auto"
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(leaves_wal))
     if settings.extensions:
         connection.enable_load_extension(True)
         for extension in settings.extensions:

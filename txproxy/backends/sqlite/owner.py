@@ -1,5 +1,6 @@
 """One owner for each file: a lock on a file of its own beside it, never on the database."""
 
+import errno
 import fcntl
 import os
 from typing import Final
@@ -20,6 +21,10 @@ class Owner:
         except OSError:
             os.close(self._fd)
             raise
+        # It may have been removed, with its database, before it was locked.
+        if os.fstat(self._fd).st_nlink == 0:
+            os.close(self._fd)
+            raise BlockingIOError(errno.EWOULDBLOCK, "the database is being removed")
 
     def release(self) -> None:
         """The file stays: removing it could let two believe that they own it."""

@@ -2,9 +2,10 @@
 
 import asyncio
 import base64
+import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -14,9 +15,9 @@ import apsw
 from txproxy.backends.sqlite import databases, django, replies, report
 from txproxy.backends.sqlite.channel import Channel, Line
 from txproxy.backends.sqlite.databases import Create, Drop
-from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
+from txproxy.backends.sqlite.errors import Fields, fields
 from txproxy.backends.sqlite.file import File
-from txproxy.backends.sqlite.maintenance import Maintenance
+from txproxy.backends.sqlite.maintenance import Maintenance, locate
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.owner import SUFFIX
 from txproxy.backends.sqlite.session import Client, Session
@@ -25,11 +26,10 @@ from txproxy.errors import TxproxyError
 
 _TICK: Final = 0.05  # seconds
 _REPORT: Final = 20  # ticks
+_LINGER: Final = 10.0  # seconds that a file stays open for the next client
 _PATIENCE: Final = 5.0  # seconds for a statement to end after it was interrupted
 _LEAVING_TAKES: Final = 5.0  # seconds for clients to be gone from a file that is to be removed
 _STUCK: Final = 3  # exit status
-
-_CANCELLED: Final = fields(SqliteError("interrupted", apsw.SQLITE_INTERRUPT))
 
 
 class Process:
@@ -40,6 +40,7 @@ class Process:
         self._channel = Channel(loop, channel, self._take, self._lost)
         self._sessions: dict[int, Session] = {}
         self._maintenance: dict[int, Maintenance] = {}
+        self._configured: frozenset[str] = frozenset()  # files with names of their own
         self._files: dict[str, File] = {}
         self._opening = asyncio.Lock()
         self._ended = asyncio.Event()
@@ -56,8 +57,9 @@ class Process:
             self._tick()
         for session in list(self._sessions.values()):
             session.close()
-        for file in self._files.values():
-            file.close()
+        async with self._opening:
+            for file in self._files.values():
+                file.close()
 
     def _take(self, line: Line) -> None:
         _DO[line["do"]](self, line)
@@ -72,13 +74,17 @@ class Process:
 
     def _client(self, line: Line) -> None:
         sock = self._channel.next_socket()
-        task = self._loop.create_task(self._adopt(line, sock))
+        self._start(self._adopt(line, sock))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _adopt(self, line: Line, sock: socket.socket) -> None:
         client = Client.of(line)
         sock.setblocking(False)
+        self._configured = frozenset(line.get("configured", ()))
         if client.database == ANY_FILE:
             await self._maintain(line, client, sock)
             return
@@ -86,14 +92,17 @@ class Process:
             wanted = client.parameters.get(django.PARAMETER)
             if wanted is not None:
                 await asyncio.to_thread(django.prepare, wanted)
-            # From here to the session nothing is awaited that lets the file be removed meanwhile.
-            file = await self._file(client.path, line["file"])
-            if wanted is not None:
-                file.need(django.FUNCTIONS)
-            session = Session(client, file, self)
-            self._sessions[client.number] = session
-            await self._loop.connect_accepted_socket(lambda: session, sock)
+            file = await self._file(client.database, client.path, line["file"])
+            try:
+                if wanted is not None:
+                    file.need(django.FUNCTIONS)
+                session = Session(client, file, self)
+                self._sessions[client.number] = session
+                await self._loop.connect_accepted_socket(lambda: session, sock)
+            finally:
+                file.expected -= 1
         except Exception as error:  # noqa: BLE001 - whatever opening the file raises
+            self._sessions.pop(client.number, None)
             await self._refuse(client, sock, _refusal(error, client))
             return
         rest = base64.b64decode(line["rest"])
@@ -102,15 +111,16 @@ class Process:
 
     async def _maintain(self, line: Line, client: Client, sock: socket.socket) -> None:
         async def run(asked: Create | Drop) -> None:
-            path = databases.locate(client.path, asked.name)
-            if path in line["configured"]:
-                raise TxproxyError(f'"{asked.name}" is configured by itself', sqlstate="42501")
+            path = locate(client.path, asked.name)
             if isinstance(asked, Drop):
-                await self._drop(path, asked)
+                await self._vacated(path)
+                async with self._opening:
+                    await self._drop(path, asked.may_be_missing)
             else:
-                await self._create(path, asked.template and locate(client.path, asked.template))
+                template = locate(client.path, asked.template) if asked.template else None
+                async with self._opening:
+                    await asyncio.to_thread(databases.create, path, template, None)
 
-        locate = databases.locate
         session = Maintenance(client, run, self._maintained)
         self._maintenance[client.number] = session
         await self._loop.connect_accepted_socket(lambda: session, sock)
@@ -122,49 +132,39 @@ class Process:
         del self._maintenance[client.number]
         self._channel.tell({"is": "closed", "id": client.number})
 
-    async def _create(self, path: str, template: str) -> None:
-        async with self._opening:
-            if template:
-                await asyncio.to_thread(databases.clone, path, template)
-            else:
-                await asyncio.to_thread(databases.create, path)
-
-    async def _drop(self, path: str, asked: Drop) -> None:
-        if asked.if_exists and not await asyncio.to_thread(os.path.isfile, path):
-            return
+    async def _vacated(self, path: str) -> None:
+        """Until its clients are gone, or patience is: they tell nobody that they go."""
         deadline = monotonic() + _LEAVING_TAKES
-        # They tell nobody that they go.
-        while self._is_used(path) and monotonic() < deadline:  # noqa: ASYNC110
+        while (  # noqa: ASYNC110
+            (file := self._files.get(path)) and not file.is_unused and monotonic() < deadline
+        ):
             await asyncio.sleep(_TICK)
-        async with self._opening:
-            if self._is_used(path):
-                raise TxproxyError(
-                    f'database "{asked.name}" is used by other clients', sqlstate="55006"
-                )
-            file = self._files.pop(path, None)
-            if file is not None:
-                await asyncio.to_thread(file.close)
-            await asyncio.to_thread(databases.remove, path)
-
-    def _is_used(self, path: str) -> bool:
-        return any(session.file.path == path for session in self._sessions.values())
 
     async def _refuse(self, client: Client, sock: socket.socket, why: Fields) -> None:
         self._log("warning", "sqlite_refused", database=client.database, error=why.message)
-        with sock:
-            try:
-                await self._loop.sock_sendall(sock, replies.error(why, "FATAL"))
-            except OSError:
-                pass
+        with sock, contextlib.suppress(OSError):
+            await self._loop.sock_sendall(sock, replies.error(why, "FATAL"))
         self._channel.tell({"is": "closed", "id": client.number})
 
-    async def _file(self, path: str, settings: dict[str, Any]) -> File:
+    async def _file(self, database: str, path: str, settings: dict[str, Any]) -> File:
         real = _real(path)
         async with self._opening:
             if real not in self._files:
                 wanted = Settings.of(settings)
-                self._files[real] = await asyncio.to_thread(_open, self._loop, real, wanted)
-            return self._files[real]
+                opened = await asyncio.to_thread(_open, self._loop, real, wanted)
+                opened.database = database
+                self._files[real] = opened
+            file = self._files[real]
+            file.expected += 1
+            return file
+
+    async def _leave(self, file: File) -> None:
+        """Nobody has used it for a while: its threads, connections and lock are let go."""
+        async with self._opening:
+            file.is_leaving = False
+            if file.is_unused and self._files.get(file.path) is file:
+                await asyncio.to_thread(file.close)
+                del self._files[file.path]
 
     def closed(self, session: Session) -> None:
         """A client is gone."""
@@ -174,7 +174,7 @@ class Process:
     def _cancel(self, line: Line) -> None:
         session = self._sessions.get(line["id"])
         if session is not None:
-            session.conversation.course.cancel(_CANCELLED)
+            session.conversation.course.cancel()
 
     def _close(self, line: Line) -> None:
         number = line["id"]
@@ -203,15 +203,58 @@ class Process:
         if file is not None:
             file.configure(Settings.of(line["file"]))
 
+    def command(self, file: File, sql: bytes, then: Callable[[bytes | Exception], None]) -> bool:
+        """Of `Files`."""
+        order = databases.command(sql.decode("utf-8", "replace"))
+        if order is None:
+            return False
+        self._start(self._obey(file, order, then))
+        return True
+
+    async def _obey(
+        self, file: File, order: Create | Drop, then: Callable[[bytes | Exception], None]
+    ) -> None:
+        try:
+            if not file.settings.allow_create:
+                raise TxproxyError("allow_create is off for this file", sqlstate="42501")
+            path = databases.beside(file.path, order.name)
+            async with self._opening:
+                if isinstance(order, Drop):
+                    await self._drop(path, order.may_be_missing)
+                else:
+                    await self._create(file, path, order.template)
+        except Exception as error:  # noqa: BLE001 - it is told to the client
+            then(error)
+        else:
+            then(b"DROP DATABASE" if isinstance(order, Drop) else b"CREATE DATABASE")
+
+    async def _create(self, file: File, path: str, template: str | None) -> None:
+        source = databases.beside(file.path, template) if template else None
+        await asyncio.to_thread(databases.create, path, source, file.path)
+
+    async def _drop(self, path: str, may_be_missing: bool) -> None:
+        if path in self._configured:
+            raise TxproxyError(f'"{path}" is configured by itself', sqlstate="42501")
+        opened = self._files.get(path)
+        if opened is not None:
+            if not opened.is_unused:
+                raise databases.in_use(path)
+            del self._files[path]
+            await asyncio.to_thread(opened.close)
+        await asyncio.to_thread(databases.drop, path, may_be_missing=may_be_missing)
+
     # Time.
 
     def _tick(self) -> None:
         now = monotonic()
-        for file in self._files.values():
+        for file in list(self._files.values()):
             file.tick(now)
             if file.overdue(now, _PATIENCE):
                 # No interrupt reaches it, and it may keep the interpreter from everybody.
                 os._exit(_STUCK)
+            if file.is_unused and now - file.unused_since > _LINGER and not file.is_leaving:
+                file.is_leaving = True
+                self._start(self._leave(file))
         if self._is_draining:
             self._send_away()
         self._ticks += 1

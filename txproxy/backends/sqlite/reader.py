@@ -10,6 +10,7 @@ import apsw
 from txproxy.backends.sqlite import opening
 from txproxy.backends.sqlite.calls import MORE, Answers, Job
 from txproxy.backends.sqlite.errors import SqliteError, fields
+from txproxy.backends.sqlite.failures import INTERRUPTED
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.pragmas import DEFAULTS
 from txproxy.backends.sqlite.running import CEILING, NO_CEILING, Cursors, run
@@ -116,7 +117,7 @@ class Reader:
             if call.failure is not None or call.outcome == MORE or job.is_at_end:
                 return
             job.position += 1
-        job.fail(fields(SqliteError("interrupted", apsw.SQLITE_INTERRUPT)))
+        job.fail(INTERRUPTED)
 
     def _begin(self, connection: apsw.Connection, job: Job) -> None:
         """A transaction's snapshot; the same as before, if it had one and dropped it."""

@@ -28,6 +28,7 @@ def _file(file: File, now: float) -> dict[str, Any]:
     first = file.tokens.first()
     snapshots = file.leased
     return {
+        "database": file.database,
         "path": file.path,
         "journal_mode": file.settings.journal_mode,
         "queue": len(file.tokens),

@@ -14,7 +14,11 @@ TEXT: Final = 0
 BINARY: Final = 1
 
 _INT16: Final = Struct("!H")
+_ALL_OF_UNNAMED: Final = bytes(5)
 _INT32: Final = Struct("!i")
+_NULL: Final = 0xFFFFFFFF
+_PRIVATE_ONLY: Final[tuple[int, ...]] = (values.FORMAT,)
+_PRIVATE: Final = struct.pack("!HH", 1, values.FORMAT)  # one code, for all
 
 Parameter = int | float | str | bytes | None
 
@@ -28,12 +32,16 @@ class Parse(NamedTuple):
 
 
 class Bind(NamedTuple):
-    """`formats` has none, one for all, or one for each, as on the wire; None is NULL."""
+    """`formats` has none, one for all, or one for each, as on the wire; None is NULL.
+
+    If `is_private`, all parameters were in the private format, and are values already.
+    """
 
     portal: bytes
     statement: bytes
+    is_private: bool
     formats: tuple[int, ...]
-    parameters: list[bytes | None]
+    parameters: list[Parameter]
     results: tuple[int, ...]
 
 
@@ -52,31 +60,41 @@ def parse(body: bytes) -> Parse:
 
 def bind(body: bytes) -> Bind:
     """Bind. Its counts are unsigned: up to 65,535 parameters."""
-    portal, at = _string(body, 0)
-    statement, at = _string(body, at)
     try:
-        formats, at = _codes(body, at)
-        count = _INT16.unpack_from(body, at)[0]
+        name = body.index(b"\0") + 1
+        at = body.index(b"\0", name) + 1
+        portal, statement = body[: name - 1], body[name : at - 1]
+        is_private = body[at : at + 4] == _PRIVATE
+        formats, at = (_PRIVATE_ONLY, at + 4) if is_private else _codes(body, at)
+        count = (body[at] << 8) | body[at + 1]
         at += 2
-        parameters: list[bytes | None] = []
+        parameters: list[Parameter] = []
         for _ in range(count):
-            size = _INT32.unpack_from(body, at)[0]
+            size = int.from_bytes(body[at : at + 4])
             at += 4
-            if size < 0:
+            if size == _NULL:
                 parameters.append(None)
                 continue
-            parameters.append(body[at : at + size])
+            raw = body[at : at + size]
             at += size
-        results, at = _codes(body, at)
-    except (ValueError, struct.error):
+            parameters.append(values.decode(raw) if is_private else raw)
+        if at == len(body) - 4 and body[at:] == _PRIVATE:
+            results = _PRIVATE_ONLY
+        else:
+            results, at = _codes(body, at)
+            if at != len(body):
+                raise _malformed("Bind")
+    except (ValueError, IndexError, struct.error):
         raise _malformed("Bind") from None
-    if at != len(body) or (len(formats) > 1 and len(formats) != count):
+    if len(formats) > 1 and len(formats) != count:
         raise _malformed("Bind")
-    return Bind(portal, statement, formats, parameters, results)
+    return Bind(portal, statement, is_private, formats, parameters, results)
 
 
 def execute(body: bytes) -> tuple[bytes, int]:
     """Execute: the portal and the most rows, 0 for all."""
+    if body == _ALL_OF_UNNAMED:
+        return b"", 0
     portal, at = _string(body, 0)
     if len(body) != at + 4:
         raise _malformed("Execute")
@@ -93,19 +111,15 @@ def target(body: bytes) -> tuple[bytes, bytes]:
 
 def parameters(bound: Bind, oids: tuple[int, ...]) -> list[Parameter]:
     """The values of a Bind, of the types that Parse has named."""
-    if is_private(bound) and len(bound.formats) == 1:
-        return [None if raw is None else _private(raw) for raw in bound.parameters]
+    if bound.is_private:
+        return bound.parameters
     formats = bound.formats
     found: list[Parameter] = []
     for i, raw in enumerate(bound.parameters):
         code = formats[i] if len(formats) > 1 else formats[0] if formats else TEXT
+        assert raw is None or isinstance(raw, bytes)
         found.append(None if raw is None else _parameter(raw, code, oids[i : i + 1]))
     return found
-
-
-def is_private(bound: Bind) -> bool:
-    """Whether all parameters are in the private format: they come in SQLite's own order."""
-    return bool(bound.formats) and all(code == values.FORMAT for code in bound.formats)
 
 
 def _parameter(raw: bytes, code: int, oid: tuple[int, ...]) -> Parameter:

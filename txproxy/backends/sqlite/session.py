@@ -2,13 +2,14 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from struct import Struct
 from typing import Any, Final, Protocol, cast
 
 import apsw
 
 import txproxy
 from txproxy.backends.sqlite import replies
-from txproxy.backends.sqlite.conversation import Conversation
+from txproxy.backends.sqlite.conversation import Conversation, Files
 from txproxy.backends.sqlite.errors import Fields
 from txproxy.backends.sqlite.file import File
 from txproxy.wire import encode
@@ -16,6 +17,7 @@ from txproxy.wire.codes import IDLE, TERMINATE, client_limits
 
 _HELD: Final = 1 << 20  # bytes of messages that wait; then the client has to
 _LIMITS: Final = client_limits()
+_HEAD: Final = Struct("!BI").unpack_from  # of a message: its type, its length
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Client:
         )
 
 
-class Leaves(Protocol):
-    """Who is told when a session is gone."""
+class Keeper(Files, Protocol):
+    """Who has all files, and is told when a session is gone."""
 
     def closed(self, session: "Session") -> None:
         """Called once."""
@@ -54,7 +56,7 @@ class Leaves(Protocol):
 class Session(asyncio.Protocol):
     """One client, from the end of its start-up packet on."""
 
-    def __init__(self, client: Client, file: File, process: Leaves) -> None:
+    def __init__(self, client: Client, file: File, process: Keeper) -> None:
         self.client = client
         self.file = file
         self._process = process
@@ -64,7 +66,7 @@ class Session(asyncio.Protocol):
         self._needed = 0  # bytes of the message that they begin with
         self._is_reading = True
         self._is_closing = False
-        self.conversation = Conversation(file, client.parameters, self._write, self._go)
+        self.conversation = Conversation(file, process, client.parameters, self._write, self._go)
 
     def __repr__(self) -> str:
         return f"<Session {self.client.number} {self.conversation!r}>"
@@ -103,8 +105,11 @@ class Session(asyncio.Protocol):
         }
 
     def data_received(self, data: bytes) -> None:
-        self._parts.append(data)
         self._size += len(data)
+        if not self._parts and not self.conversation.course.is_waiting:
+            self._take(data)
+            return
+        self._parts.append(data)
         if not self.conversation.is_waiting:
             if self._size >= self._needed:
                 self._go()
@@ -113,32 +118,41 @@ class Session(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _go(self) -> None:
-        """Take what has come, as far as nothing has to be waited for."""
-        conversation = self.conversation
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        """Go on, with what has come meanwhile."""
+        if self._parts:
+            data = b"".join(self._parts)
+            self._parts = []
+            self._take(data)
+        if not self._is_reading and not self.conversation.is_waiting and not self._is_closing:
+            self._is_reading = True
+            self._transport.resume_reading()
+
+    def _take(self, data: bytes) -> None:
+        """Take messages, as far as nothing has to be waited for; keep the rest."""
+        take = self.conversation.take
+        course = self.conversation.course
         at = 0
         end = len(data)
         self._needed = 0
-        while not conversation.is_waiting and end - at >= 5:
-            length = int.from_bytes(data[at + 1 : at + 5])
-            if data[at] == TERMINATE:
-                self.close()
-                return
-            if not 4 <= length <= _LIMITS[data[at]]:
+        while end - at >= 5 and not course.is_waiting:
+            kind, length = _HEAD(data, at)
+            if not 4 <= length <= _LIMITS[kind]:
                 self.die(Fields("08P01", 21, "SQLITE_MISUSE", "invalid message from the client"))
                 return
             if end - at <= length:
                 self._needed = length + 1
                 break
-            if not conversation.take(data[at], data[at + 5 : at + 1 + length]):
+            if kind == TERMINATE:
+                self.close()
+                return
+            if not take(kind, data[at + 5 : at + 1 + length]):
                 break
             at += length + 1
-        self._parts = [data[at:]] if at < end else []
         self._size = end - at
-        conversation.submit()
-        if not self._is_reading and not conversation.is_waiting and not self._is_closing:
-            self._is_reading = True
-            self._transport.resume_reading()
+        if at < end:
+            self._parts.append(data[at:])
+        if not course.is_waiting:
+            self.conversation.submit()
 
     def _write(self, data: bytes) -> None:
         if not self._is_closing:

@@ -128,14 +128,11 @@ def inspect(connection: apsw.Connection, sql: str) -> Statement:
     """The first statement of a text, EMPTY where there is none.
 
     On a connection whose schema it needs: apsw.SQLError and apsw.AuthError as preparing raises
-    them, apsw.BusyError where reading the schema meets another process' lock; ValueError: it
-    contains a NUL character. The columns hold as long as the schema does.
+    them; ValueError: it contains a NUL character. The columns hold as long as the schema does.
     """
     found = control(sql)
     if found is not None and (found.pragma is None or found.pragma.kind not in _ANSWERED_BY_SQLITE):
         return found
-    # A schema that another connection changed is noticed when something runs, not at prepare.
-    connection.execute("SELECT 1 FROM sqlite_schema LIMIT 0").close()
     details = apsw.ext.query_info(connection, sql)
     columns = tuple((column[0], column[1] or "") for column in details.description)
     if found is None:
@@ -153,6 +150,14 @@ def inspect(connection: apsw.Connection, sql: str) -> Statement:
         parameters=details.bindings_count,
         parameter_names=details.bindings_names,
     )
+
+
+def refresh(connection: apsw.Connection) -> None:
+    """Have the connection notice that another one has changed the schema.
+
+    Preparing does not, only running something. apsw.BusyError: another process has the lock.
+    """
+    connection.execute("SELECT 1 FROM sqlite_schema LIMIT 0").close()
 
 
 def split(connection: apsw.Connection, sql: str) -> Iterator[tuple[str, str]]:

@@ -19,50 +19,41 @@ import apsw
 from txproxy.backends.sqlite import calls, opening
 from txproxy.backends.sqlite.calls import MORE, Answers, Job
 from txproxy.backends.sqlite.checkpoints import Checkpoints
+from txproxy.backends.sqlite.counters import Counters
 from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
+from txproxy.backends.sqlite.failures import INTERRUPTED, REOPENED, STALE, UNKNOWN
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.pragmas import DEFAULTS, SessionPragmas
 from txproxy.backends.sqlite.running import CEILING, NO_CEILING, Cursors, run
 from txproxy.backends.sqlite.security import Guard
 from txproxy.backends.sqlite.statements import Kind
 from txproxy.backends.sqlite.tokens import Tokens
+from txproxy.backends.sqlite.train import Train
 
 _NAP: Final = 0.001  # seconds between two looks at another process' lock, growing
 _LONGEST_NAP: Final = 0.01
 _COMMIT_PATIENCE: Final = 10.0  # seconds for readers to let a commit through, off WAL
 
 _ENDINGS: Final = (Kind.COMMIT, Kind.ROLLBACK)
-_UNKNOWN: Final = "the outcome is unknown: the file could not be written or synced"
 
 Deliver = Callable[[list[Job]], None]
 
 
-class Counters:
-    """Since the file was opened; written by the writer's thread."""
-
-    def __init__(self) -> None:
-        self.commits = 0
-        self.batches = 0
-        self.batch_max = 0
-        self.writes = 0
-        self.busy_foreign = 0
-        self.longest_wait = 0.0  # seconds in the queue
-
-
 class Writer:
-    """`deliver` is called in its thread with jobs that were run, `commit` with those of them that
-    have committed something.
+    """`deliver` is called in its thread with jobs that were run, but for those that have committed
+    something and go with the train, if there is one.
     """
 
     def __init__(
-        self, path: str, settings: Settings, tokens: Tokens, deliver: Deliver, commit: Deliver
+        self, path: str, settings: Settings, tokens: Tokens, deliver: Deliver, train: Train | None
     ) -> None:
         """Opens the file. Raises what that raises."""
         self._path = path
         self._settings = settings
         self._tokens = tokens
         self._deliver = deliver
-        self._commit = commit
+        self._train = train
+        self._commit = deliver if train is None else train.board
         self._inbox: SimpleQueue[Job | Callable[[], None] | None] = SimpleQueue()
         self._needed: list[str] = []  # functions that came after the connection
         self._connection: apsw.Connection | None = None
@@ -134,6 +125,8 @@ class Writer:
             self._connection.close(force=True)
             self._connection = None
             self._tokens.release()
+            if self._train is not None:
+                self._train.reopen()
 
     def roll_back(self) -> None:
         """End the holder's transaction."""
@@ -151,7 +144,8 @@ class Writer:
 
     def _serve(self) -> None:
         while not self._is_closing:
-            batch = self._tokens.next()
+            # What was put in comes first: RECONNECT must not wait for a queue that never ends.
+            batch = self._tokens.next() if self._inbox.empty() else []
             if batch:
                 self._take(batch)
                 continue
@@ -200,10 +194,19 @@ class Writer:
         while self._needed:  # here nothing is open, and SQLite lets functions be replaced
             opening.register(connection, self._needed.pop())
         self._until = min((job.deadline for job in batch if job.deadline), default=0.0)
+        if self._train is not None and self._train.is_broken:
+            self._repair(connection, self._train)
         wait = monotonic() - batch[0].since
         self.counters.longest_wait = max(self.counters.longest_wait, wait)
         self._apply(connection, batch[0].pragmas)
         return connection
+
+    def _repair(self, connection: apsw.Connection, train: Train) -> None:
+        connection.execute("BEGIN IMMEDIATE")  # no other process may write into the WAL meanwhile
+        try:
+            train.repair()
+        finally:
+            connection.execute("ROLLBACK")
 
     def _apply(self, connection: apsw.Connection, pragmas: SessionPragmas) -> None:
         if pragmas is not self._applied and pragmas != self._applied:
@@ -227,7 +230,7 @@ class Writer:
         late = [job for job in batch if job.cancelled or 0 < job.deadline <= now]
         self._tokens.put_back([job for job in batch if job not in late])
         for job in late:
-            job.fail(_INTERRUPTED if job.cancelled else busy)
+            job.fail(INTERRUPTED if job.cancelled else busy)
         self._deliver(late)
 
     def _fail(self, batch: list[Job], why: Fields) -> None:
@@ -274,7 +277,7 @@ class Writer:
         while True:
             call = job.calls[job.position]
             if job.cancelled:
-                job.fail(_INTERRUPTED)
+                job.fail(INTERRUPTED)
             else:
                 run(connection, call)
             if call.failure is not None:
@@ -323,7 +326,7 @@ class Writer:
             self._count(1)
             if job.failed and _is_io(job):
                 self._lost(batch[i : i + 1])
-                self._fail(batch[i + 1 :], _REOPENED)
+                self._fail(batch[i + 1 :], REOPENED)
                 batch = batch[:i]
                 break
         self._commit(batch)
@@ -339,7 +342,7 @@ class Writer:
             if call.failure is not None or job.is_at_end:
                 return
             job.position += 1
-        job.fail(_INTERRUPTED)
+        job.fail(INTERRUPTED)
 
     # A transaction that holds the token.
 
@@ -347,7 +350,7 @@ class Writer:
         if job.snapshot is not None and not job.snapshot.is_fresh():
             connection.execute("ROLLBACK")
             self._tokens.release()
-            job.fail(_STALE)
+            job.fail(STALE)
             self._deliver([job])
             return
         for name in job.savepoints:
@@ -358,7 +361,7 @@ class Writer:
     def _held(self, job: Job) -> None:
         connection = self._connection
         if connection is None:  # opened anew since
-            job.fail(_REOPENED)
+            job.fail(REOPENED)
             self._deliver([job])
             return
         self._until = monotonic() + _COMMIT_PATIENCE
@@ -394,7 +397,7 @@ class Writer:
             if call.failure is not None or call.outcome == MORE or job.is_at_end:
                 return kind is Kind.COMMIT
             job.position += 1
-        job.fail(_INTERRUPTED)
+        job.fail(INTERRUPTED)
         return False
 
     # When the file fails.
@@ -403,9 +406,8 @@ class Writer:
         """Nobody knows what of it is in the file; it is not tried again."""
         self.running = None
         self.disconnect()
-        unknown = Fields("08007", apsw.SQLITE_IOERR, "SQLITE_IOERR", _UNKNOWN)
         for job in batch:
-            job.fail(unknown)
+            job.fail(UNKNOWN)
         self._deliver(batch)
 
 
@@ -416,10 +418,3 @@ def _is_io(job: Job) -> bool:
 
 def _nothing() -> None:
     """Wakes the thread."""
-
-
-_INTERRUPTED: Final = fields(SqliteError("interrupted", apsw.SQLITE_INTERRUPT))
-_STALE: Final = fields(SqliteError("database is locked", apsw.SQLITE_BUSY_SNAPSHOT))
-_REOPENED: Final = fields(
-    SqliteError("the file had to be opened anew", apsw.SQLITE_IOERR, hint="Try again.")
-)

@@ -21,5 +21,5 @@ class DatabaseClient(Stock):  # type: ignore[misc]  # Django has no types
         host, port = endpoint.place(settings_dict)
         name = settings_dict["NAME"]
         with closing(sqlite.connect(name, host=host, port=port, reads="server")) as connection:
-            path = connection.server["txproxy.file"]
+            path = connection.reading.said["txproxy.file"]
         return [cls.executable_name, "-readonly", path, *parameters], None

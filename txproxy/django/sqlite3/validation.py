@@ -37,11 +37,12 @@ class DatabaseValidation(Base):  # type: ignore[misc]  # Django has no types
 
     def _connected(self, connection: Any) -> list[Any]:
         issues = []
-        if connection.reads_elsewhere:
+        wanted = self.connection.settings_dict["OPTIONS"].get("reads")
+        if connection.reading.objection and wanted != "server":
             hint = "OPTIONS = {'reads': 'server'} says that it is meant."
-            message = f"the server makes all reads: {connection.reads_elsewhere}"
+            message = f"the server makes all reads: {connection.reading.objection}"
             issues.append(self._issue(checks.Warning, message, hint, "txproxy.W002"))
-        server = connection.server.get("txproxy.sqlite_version", sqlite_version)
+        server = connection.reading.said.get("txproxy.sqlite_version", sqlite_version)
         if server.split(".")[:2] != sqlite_version.split(".")[:2]:
             message = f"this Python has SQLite {sqlite_version}, the server {server}"
             hint = "Some functions may answer differently to reads and in transactions that write."
