@@ -324,3 +324,59 @@ def test_a_reader_that_has_had_enough_is_no_traceback(tmp_path: Path) -> None:
             check=False,
         )
     assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+FILES = """\
+[proxy]
+listen = ["unix:/run/txproxy"]
+
+[sqlite.notes]
+path = "/srv/notes.db"
+allow_create = true
+peer_uids = [0, 33]
+begin = "immediate"
+busy_timeout = "20s"
+idle_writer_timeout = 0
+idle_transaction_timeout = "1min"
+query_timeout = "10s"
+commit_train = true
+checkpoint = "external"
+functions = ["site.sql:register"]
+extensions = ["/usr/lib/pcre.so"]
+
+[sqlite."*"]
+directory = "/srv/data"
+journal_mode = "delete"
+"""
+
+THEIR_MEANING = """\
+SQLite file notes
+  is                      /srv/notes.db
+  if it is not there      it is made
+  processes of users      0, 33
+  journal                 wal
+  a plain BEGIN           waits for its turn to write at once
+  waiting to write        at most 20s
+  asleep as others wait   no limit, if it has written
+  idle in a transaction   at most 1min, if nobody waits
+  a statement             at most 10s
+  commits                 share a sync: others may see one before it is durable
+  checkpoints             left to another program
+  functions               site.sql:register
+  extensions              /usr/lib/pcre.so
+
+any other SQLite file
+  is                      the file of that name directly inside /srv/data
+  processes of users      root, and 1234, who runs this
+  journal                 delete
+  a plain BEGIN           waits for its turn at its first write
+  waiting to write        at most 5s
+  asleep as others wait   at most 2s, if it has written
+  idle in a transaction   at most 30s, if nobody waits
+  a statement             no limit
+  checkpoints             ours"""
+
+
+def test_check_says_what_holds_for_sqlite_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getuid", lambda: 1234)
+    assert "\n".join(describe(parse(FILES, "x"))).endswith(THEIR_MEANING)

@@ -81,7 +81,7 @@ def test_once_shows_that_every_promise_is_kept(directory: str) -> None:
     lines = done.stdout.splitlines()
     assert done.stderr == ""
     assert [line for line in lines[2:] if not line.startswith("ok ")] == []
-    assert len(lines) == 12
+    assert len(lines) == 15
     assert done.returncode == 0
 
 

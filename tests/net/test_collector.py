@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -13,8 +14,10 @@ from prometheus_client.registry import Collector
 
 from tests.core.scenario import World, begin, query, scene, selected
 from tests.net.proxy import FakeServer, as_server, named
+from txproxy.core.sqlite import COUNTERS as COUNTED
+from txproxy.core.sqlite import FileClient, FileReport, SessionReport, read
 from txproxy.core.stats import Histogram, Stats
-from txproxy.net import collector
+from txproxy.net import collector, sqlite_metrics
 from txproxy.net.collector import COUNTERS, HISTOGRAMS, Census, census, collect, exposition
 
 NAMES: Final = {"database": "app", "user": "ann"}
@@ -75,6 +78,55 @@ def test_offenders_are_few_series_and_never_go_backwards() -> None:
             assert all(found[each] >= before[each] for each in found.keys() & before.keys())
             before = found
     assert before[""] == 901
+
+
+# SQLite files.
+
+
+def test_nothing_is_told_of_files_where_there_are_none() -> None:
+    assert not [name for name in scraped(FakeServer(World())) if "sqlite" in name]
+
+
+def test_sqlite_files_by_their_names() -> None:
+    fake = FakeServer(World())
+    endpoint = fake.sqlite
+    endpoint.starts = 2
+    endpoint.running = True
+    endpoint.names["/srv/notes.db"] = "notes"
+    counts = {name: number for number, name in enumerate(sqlite_metrics.COUNTERS, 10)}
+    gauges = {name: number for number, name in enumerate(sqlite_metrics.GAUGES, 30)}
+    said = {"path": "/srv/notes.db", "last_checkpoint": 7.5, **counts, **gauges}
+    endpoint.reported([read(FileReport, said)], [])
+    found = scraped(fake)
+    assert value(fake, "txproxy_sqlite_starts_total") == 2
+    assert value(fake, "txproxy_sqlite_up") == 1
+    named = {"database": "notes"}
+    for counter, (name, _) in sqlite_metrics.COUNTERS.items():
+        assert value(fake, f"txproxy_sqlite_{name}_total", **named) == counts[counter]
+    for gauge, (name, _) in sqlite_metrics.GAUGES.items():
+        assert value(fake, f"txproxy_sqlite_{name}", **named) == gauges[gauge]
+    assert value(fake, "txproxy_sqlite_checkpoint_age_seconds", **named) == 7.5
+    assert set(sqlite_metrics.COUNTERS) == set(COUNTED)
+    docs = Path(__file__).parents[2].joinpath("docs", "operations.md").read_text()
+    for name, family in found.items():
+        if name.startswith("txproxy_sqlite_"):
+            spelled = name + "_total" * (family.type == "counter")
+            assert f"`{spelled}" in docs
+
+
+def test_clients_of_files_by_their_state() -> None:
+    fake = FakeServer(World())
+    fake.sqlite.starts = 1
+    for number in (1, 2, 3):
+        client = FileClient(number, "notes", "/srv/notes.db", "web", "", "unix", 0, 0.0)
+        fake.sqlite.admitted(client)
+    asleep = SessionReport(id=2, state="idle in transaction")
+    fake.sqlite.reported([], [SessionReport(id=1, state="waiting"), asleep])
+    labels = ("active", "idle_in_transaction", "waiting", "idle")
+    found = [
+        value(fake, "txproxy_sqlite_clients", database="notes", state=state) for state in labels
+    ]
+    assert found == [0, 1, 1, 1]
 
 
 # Names.

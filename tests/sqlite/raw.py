@@ -122,7 +122,11 @@ class Raw:
         self._stream = self.socket.makefile("rb")
         words = {"user": "u", "database": database, **parameters}
         self.send(encode.startup(words))
-        self.greeting = self.read()
+        try:
+            self.greeting = self.read()
+        except BaseException:
+            self.close()
+            raise
         self.number = next(
             int.from_bytes(body[:4]) for kind, body in self.greeting.messages if kind == "K"
         )

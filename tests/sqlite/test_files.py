@@ -227,3 +227,20 @@ def test_readers_of_a_file_that_was_replaced_are_let_go(shared: Endpoint, databa
         reader.query("COMMIT")
         for session in (reader, client):
             assert session.rows("SELECT b FROM t") == []
+
+
+def test_functions_that_raise_whatever_they_like(tmp_path: Path) -> None:
+    (tmp_path / "its_functions.py").write_text(
+        "import sys\n"
+        "def register(connection):\n"
+        "    connection.create_scalar_function('leave', lambda: sys.exit(), 0)\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+        with Endpoint(tmp_path, functions=["its_functions:register"]) as endpoint:
+            endpoint.create("a.db", TABLE)
+            with Raw(endpoint, "a.db") as client:
+                for sql in ("SELECT leave()", "INSERT INTO t (b) VALUES (leave())"):
+                    assert client.run(sql).errors[0]["C"] == "38000"
+                assert client.run("INSERT INTO t (b) VALUES (1)").tags == ["INSERT 1 1"]
+                assert client.rows("SELECT b FROM t") == [(1,)]

@@ -1,8 +1,10 @@
 """`txproxy demo`: the proxy at work, on a PostgreSQL of its own, with clients as Django's are.
 
 Many clients do short transactions and single statements through a small pool. A few begin a
-transaction, fall asleep in it past the proxy's timeout, and then speak again. `--once` ends when
-each of these has slept twice, and checks what the proxy promises; otherwise a table shows it live.
+transaction, fall asleep in it past the proxy's timeout, and then speak again. Beside them some
+processes write to an SQLite file through the proxy, and others to one by themselves. `--once` ends
+when each sleeper has slept twice, and checks what the proxy promises; otherwise a table shows it
+live.
 """
 
 import asyncio
@@ -19,6 +21,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Final, LiteralString, Self
 
+from txproxy.cli import demo_files
+from txproxy.cli.demo_files import WRITERS, Files
 from txproxy.cli.embedded import EmbeddedPostgres, dying_with_us
 from txproxy.errors import TxproxyError
 
@@ -47,7 +51,7 @@ ENDINGS: Final = (signal.SIGTERM, signal.SIGHUP)  # and SIGINT, which is Ctrl-C
 
 CONFIGURATION: Final = """\
 [proxy]
-listen = ["127.0.0.1:0"]
+listen = ["127.0.0.1:0", "unix:{directory}"]
 default_pool_size = {pool_size}
 idle_transaction_timeout = "1s"
 early_release = "off"
@@ -58,6 +62,7 @@ log_format = "json"
 host = "{server.host}"
 port = {server.port}
 dbname = "postgres"
+
 """
 
 FILL: Final = "INSERT INTO accounts SELECT id, %s FROM generate_series(1, %s) AS id"
@@ -91,7 +96,8 @@ def demo(once: bool) -> int:
             with psycopg.connect(_address(server.port, "postgres")) as connection:
                 connection.execute(SCHEMA)
                 connection.execute(FILL, (BALANCE, CLIENTS))
-            return asyncio.run(_once(server, proxy) if once else _live(server, proxy))
+            run = _once if once else _live
+            return asyncio.run(run(server, proxy, Path(directory)))
     except KeyboardInterrupt:
         return 1 if once else 0
 
@@ -132,7 +138,7 @@ class Proxy:
             return
         event = json.loads(line)
         if event["event"] == "ready":
-            self.port = int(event["listen"].rpartition(":")[2])
+            self.port = int(event["listen"].partition(",")[0].rpartition(":")[2])
         elif event["event"] == "bug":
             self.bugs.append(f"the proxy's log: {line}")
         elif event["event"] == "reaped":
@@ -154,7 +160,9 @@ class Proxy:
 @contextlib.contextmanager
 def _started_proxy(server: EmbeddedPostgres, directory: Path) -> Iterator[Proxy]:
     path = directory / "proxy.toml"
-    path.write_text(CONFIGURATION.format(pool_size=POOL_SIZE, server=server))
+    configuration = CONFIGURATION + demo_files.CONFIGURATION
+    path.write_text(configuration.format(pool_size=POOL_SIZE, server=server, directory=directory))
+    demo_files.make(directory)
     log = directory / "log"
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -240,8 +248,12 @@ async def _warm(crowd: Crowd, proxy: Proxy, monitor: Monitor) -> None:
 # --once
 
 
-async def _once(server: EmbeddedPostgres, proxy: Proxy) -> int:
-    async with _crowd(server, proxy, ROUNDS) as (crowd, monitor):
+async def _once(server: EmbeddedPostgres, proxy: Proxy, directory: Path) -> int:
+    async with (
+        _crowd(server, proxy, ROUNDS) as (crowd, monitor),
+        contextlib.AsyncExitStack() as stack,
+    ):
+        files = await stack.enter_async_context(demo_files.writing(directory))
         print(f"{CLIENTS} clients, {SLEEPERS} of which forget to commit", flush=True)
         seen = {await monitor.backends()}
         while not crowd.sleepers_are_done and not crowd.stop.is_set():
@@ -250,8 +262,11 @@ async def _once(server: EmbeddedPostgres, proxy: Proxy) -> int:
         if crowd.stop.is_set():
             return 1
         await crowd.end()
+        await stack.aclose()
         proxy.look()
+        crowd.ledger.problems += files.problems
         checks = [*_checks(crowd.ledger, proxy, seen), *await _stored(crowd.ledger, monitor)]
+        checks += files.checks()
     for good, text in checks:
         print(f"{'ok' if good else 'FAILED':<7} {text}")
     return 0 if all(good for good, _ in checks) else 1
@@ -318,17 +333,21 @@ def _listed(pids: frozenset[int]) -> str:
 # Live
 
 
-async def _live(server: EmbeddedPostgres, proxy: Proxy) -> int:
+async def _live(server: EmbeddedPostgres, proxy: Proxy, directory: Path) -> int:
     snippet = DJANGO.replace("6432", str(proxy.port)).splitlines()
     title = f"txproxy on port {proxy.port}, in front of PostgreSQL {server.version}"
     terminal = sys.stdout.isatty()
     if not terminal:
         print(title, *snippet, sep="\n", flush=True)
-    async with _crowd(server, proxy) as (crowd, monitor):
+    async with (
+        _crowd(server, proxy) as (crowd, monitor),
+        demo_files.writing(directory) as files,
+    ):
         async for rate in _every_second(crowd):
-            rows = _rows(crowd, proxy.look(), await monitor.backends(), rate)
+            rows = _rows(crowd, proxy.look(), await monitor.backends(), rate, files)
             if terminal:
-                _draw([title, "", *_table(rows), "", *_last(proxy), *snippet, "", "Ctrl-C ends it"])
+                first = f"{title} (Ctrl-C ends it)"
+                _draw([first, "", *_table(rows), "", *_last(proxy), *snippet])
             else:
                 print(", ".join(f"{name} {value}" for name, value, _ in rows), flush=True)
     return 0
@@ -347,7 +366,9 @@ async def _every_second(crowd: Crowd) -> AsyncIterator[float]:
 Row = tuple[str, int, str]
 
 
-def _rows(crowd: Crowd, proxy: Proxy, backends: frozenset[int], rate: float) -> list[Row]:
+def _rows(
+    crowd: Crowd, proxy: Proxy, backends: frozenset[int], rate: float, files: Files
+) -> list[Row]:
     """What there is to see: its name, its number, and what to think of it."""
     ledger = crowd.ledger
     rows = [
@@ -359,8 +380,10 @@ def _rows(crowd: Crowd, proxy: Proxy, backends: frozenset[int], rate: float) -> 
         ("rolled back", proxy.reaped.total(), "after 1 s; their backends serve others at once"),
         ("told", ledger.told, f"had the error {REAPED} for their next statement"),
         ("went on", ledger.went_on, "after a ROLLBACK, on the same connection"),
+        ("SQLite", files.shared.committed, f"{WRITERS} through the proxy: {files.shared.shares}"),
+        ("SQLite alone", files.plain.committed, f"{WRITERS} without it: {files.plain.shares}"),
     ]
-    problems = [*ledger.problems, *proxy.bugs]
+    problems = [*ledger.problems, *proxy.bugs, *files.problems]
     if problems:
         rows.append(("problems", len(problems), problems[-1]))
     return rows

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from txproxy.core.session import Session
     from txproxy.core.sqlite import FileClient
 
-    Owner = Session | FileClient
-
 _SHORT: Final = 4  # bytes of a secret
 _LONG: Final = 32  # since protocol 3.2
 
@@ -22,9 +20,9 @@ class CancelKeys:
 
     def __init__(self) -> None:
         self._next = randbits(30)
-        self._sessions: dict[int, tuple[bytes, Owner]] = {}
+        self._sessions: dict[int, tuple[bytes, Session | FileClient]] = {}
 
-    def issue(self, session: "Owner", is_long: bool = False) -> tuple[int, bytes]:
+    def issue(self, session: "Session | FileClient", is_long: bool = False) -> tuple[int, bytes]:
         """A key for a session: process id and secret, which is long for clients that speak 3.2."""
         self._next = (self._next + 1) & 0x7FFFFFFF
         while self._next in self._sessions or self._next == 0:
@@ -33,7 +31,7 @@ class CancelKeys:
         self._sessions[self._next] = (secret, session)
         return self._next, secret
 
-    def find(self, pid: int, secret: bytes) -> "Owner | None":
+    def find(self, pid: int, secret: bytes) -> "Session | FileClient | None":
         """The session that this key was issued for; None for a wrong key."""
         known = self._sessions.get(pid)
         return known[1] if known is not None and compare_digest(known[0], secret) else None

@@ -105,7 +105,8 @@ R = TypeVar("R", FileReport, SessionReport)
 def read(kind: type[R], said: Mapping[str, Any]) -> R:
     """A report of what was said; what was not, or is null, is as if nothing had happened."""
     names = {each.name for each in fields(kind)}
-    return kind(**{name: said[name] for name in names & said.keys() if said[name] is not None})
+    found: R = kind(**{name: said[name] for name in names & said.keys() if said[name] is not None})
+    return found
 
 
 class Endpoint:

@@ -1,5 +1,6 @@
 """SQLite files and their clients in the console's tables: see docs/console.md."""
 
+from collections.abc import Callable
 from typing import Final
 
 from txproxy.core.rows import Column, columns
@@ -171,4 +172,4 @@ def _file(report: FileReport, endpoint: Endpoint) -> Row:
     )
 
 
-ROWS: Final = {"SQLITE": _files}
+ROWS: Final[dict[str, Callable[[View], list[Row]]]] = {"SQLITE": _files}

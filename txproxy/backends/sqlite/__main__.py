@@ -11,8 +11,6 @@ import uvloop
 from txproxy.backends.sqlite.process import Process
 
 _SWITCH: float = 0.001  # seconds a thread keeps the interpreter while another one wants it
-
-
 _GARBAGE: int = 20_000  # objects more before they are looked through: statements leave no cycles
 
 

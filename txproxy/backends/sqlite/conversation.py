@@ -7,6 +7,7 @@ away no message is taken. But what follows an Execute up to Sync, and cannot out
 joins the same job: executemany is one message to the writer's thread, and one back.
 """
 
+import traceback
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -17,6 +18,7 @@ from txproxy.backends.sqlite.backup import COMMAND, COPY_DONE, COPY_OUT, Backup
 from txproxy.backends.sqlite.calls import Call, Portal, Prepared
 from txproxy.backends.sqlite.course import Course
 from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
+from txproxy.backends.sqlite.failures import bug
 from txproxy.backends.sqlite.file import File
 from txproxy.backends.sqlite.prepared import PreparedStatements
 from txproxy.backends.sqlite.statements import Kind, Statement
@@ -42,7 +44,9 @@ class Files(Protocol):
 
 
 class Conversation:
-    """`write` sends bytes; `go` is called when the next message may be taken."""
+    """`write` sends bytes; `go` is called when the next message may be taken, `die`
+    when none may any more.
+    """
 
     def __init__(
         self,
@@ -51,11 +55,13 @@ class Conversation:
         parameters: dict[str, str],
         write: Callable[[bytes], None],
         go: Callable[[], None],
+        die: Callable[[Fields], None],
     ) -> None:
         self._file = file
         self._files = files
         self._write = write
         self._go = go
+        self._die = die
         self._out: list[bytes | Call | _Sync] = []
         self._prepared = PreparedStatements()
         self.portals: dict[bytes, Portal] = {}
@@ -320,8 +326,12 @@ class Conversation:
 
     def finished(self, job: calls.Job) -> None:
         """Of `Waits`: a thread has run it, or nobody will."""
-        if self.course.finished(job):
-            self._go_on()
+        try:
+            if self.course.finished(job):
+                self._go_on()
+        except Exception as error:  # noqa: BLE001 - a bug, which is to harm nobody else
+            traceback.print_exc()
+            self._die(bug(error))
 
     def _go_on(self) -> None:
         self.course.submit()

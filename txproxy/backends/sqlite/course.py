@@ -301,6 +301,8 @@ class Course:
 
     def finished(self, job: Job) -> bool:
         """It is back; False: not for good, or nobody waits for it any more."""
+        if job is not self.job:
+            return False  # it was told before
         call = job.calls[job.position]
         if call.outcome == MORE and call.failure is None and not self._is_gone:
             self._stalled = job

@@ -27,3 +27,9 @@ REOPENED: Final = fields(
     SqliteError("the file had to be opened anew", apsw.SQLITE_IOERR, hint="Try again.")
 )
 """It was not this statement's fault, and it has not been run."""
+
+
+def bug(error: BaseException) -> Fields:
+    """Of ours: the process's standard error has more of it."""
+    message = f"internal error: {type(error).__name__}: {error}"
+    return Fields("XX000", apsw.SQLITE_INTERNAL, "SQLITE_INTERNAL", message)

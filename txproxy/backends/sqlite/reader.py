@@ -1,6 +1,7 @@
 """A connection that only reads, with a thread of its own, leased to one session at a time."""
 
 import threading
+import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
 from time import monotonic
@@ -10,7 +11,7 @@ import apsw
 from txproxy.backends.sqlite import opening
 from txproxy.backends.sqlite.calls import MORE, Answers, Job
 from txproxy.backends.sqlite.errors import SqliteError, fields
-from txproxy.backends.sqlite.failures import INTERRUPTED
+from txproxy.backends.sqlite.failures import INTERRUPTED, bug
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.pragmas import DEFAULTS
 from txproxy.backends.sqlite.running import CEILING, NO_CEILING, Cursors, run
@@ -71,12 +72,20 @@ class Reader:
         while (item := self._inbox.get()) is not None:
             if isinstance(item, Job):
                 with self._lock:
-                    self._run(item)
+                    self._try(item)
                 self._deliver(item)
             else:
                 item()
         if self._connection is not None:
             self._connection.close(force=True)
+
+    def _try(self, job: Job) -> None:
+        try:
+            self._run(job)
+        except Exception as error:  # noqa: BLE001 - a bug: nobody is to wait for ever
+            traceback.print_exc()
+            self.running = None
+            job.fail(bug(error))
 
     def _connect(self) -> apsw.Connection:
         if self._connection is None:

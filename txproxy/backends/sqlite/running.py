@@ -30,7 +30,7 @@ def run(connection: apsw.Connection, call: Call, ceiling: int = NO_CEILING) -> N
             call.outcome = DONE
             portal.is_done = True
             call.reply.append(_complete(connection, call, 0))
-    except Exception as error:  # noqa: BLE001 - also what functions of users raise
+    except BaseException as error:  # noqa: BLE001 - also what functions of users raise
         call.portal.rows = None
         call.failure = fields(error)
 

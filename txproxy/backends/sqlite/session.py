@@ -66,7 +66,9 @@ class Session(asyncio.Protocol):
         self._needed = 0  # bytes of the message that they begin with
         self._is_reading = True
         self._is_closing = False
-        self.conversation = Conversation(file, process, client.parameters, self._write, self._go)
+        self.conversation = Conversation(
+            file, process, client.parameters, self._write, self._go, self.die
+        )
 
     def __repr__(self) -> str:
         return f"<Session {self.client.number} {self.conversation!r}>"

@@ -9,6 +9,7 @@ foreign key violated, nothing has been answered yet: each call is run again by i
 """
 
 import threading
+import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
 from time import monotonic, sleep
@@ -21,7 +22,7 @@ from txproxy.backends.sqlite.calls import MORE, Answers, Job
 from txproxy.backends.sqlite.checkpoints import Checkpoints
 from txproxy.backends.sqlite.counters import Counters
 from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
-from txproxy.backends.sqlite.failures import INTERRUPTED, REOPENED, STALE, UNKNOWN
+from txproxy.backends.sqlite.failures import INTERRUPTED, REOPENED, STALE, UNKNOWN, bug
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.pragmas import DEFAULTS, SessionPragmas
 from txproxy.backends.sqlite.running import CEILING, NO_CEILING, Cursors, run
@@ -64,7 +65,6 @@ class Writer:
         self._cursors = Cursors()  # of the holder: others' changes must not be read
         self._batch: list[Job] = []
         self._until = 0.0  # how long to wait for another process' lock
-        self._is_closing = False
         self.moved = False
         self.counters = Counters()
         self.checkpoints = Checkpoints(settings)
@@ -143,20 +143,35 @@ class Writer:
             self.checkpoints.run(self._connection, nobody_reads=nobody_reads)
 
     def _serve(self) -> None:
-        while not self._is_closing:
+        while True:
             # What was put in comes first: RECONNECT must not wait for a queue that never ends.
             batch = self._tokens.next() if self._inbox.empty() else []
-            if batch:
-                self._take(batch)
-                continue
-            item = self._inbox.get()
+            item = batch or self._inbox.get()
             if item is None:
                 break
-            if isinstance(item, Job):
-                self._held(item)
-            else:
-                item()
+            try:
+                self._do(item)
+            except Exception as error:  # noqa: BLE001 - a bug: nobody is to wait for ever
+                self._broken(item, error)
         self.disconnect()
+
+    def _do(self, item: list[Job] | Job | Callable[[], None]) -> None:
+        if isinstance(item, list):
+            self._take(item)
+        elif isinstance(item, Job):
+            self._held(item)
+        else:
+            item()
+
+    def _broken(self, item: list[Job] | Job | Callable[[], None], error: Exception) -> None:
+        traceback.print_exc()
+        self.running = None
+        self.disconnect()
+        jobs = [item] if isinstance(item, Job) else item if isinstance(item, list) else []
+        for job in jobs:
+            job.in_transaction = False
+            job.fail(bug(error))
+        self._deliver(jobs)
 
     def _take(self, batch: list[Job]) -> None:
         self._batch = batch
