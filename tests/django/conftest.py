@@ -19,6 +19,7 @@ def files(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) 
     made = Files(postgres, tmp_path_factory.mktemp("files"), others={"allow_create": True})
     make(made.notes, *TABLES)
     with made.proxy:
+        made.process()  # a client waits for it, but not for ever
         yield made
 
 

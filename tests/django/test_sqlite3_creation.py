@@ -85,6 +85,7 @@ def test_nothing_else(made: Any, sql: str) -> None:
 def test_a_file_with_a_name_of_its_own_stays(postgres: Any, tmp_path: Path) -> None:
     files = Files(postgres, tmp_path, others={"allow_create": True, "directory": str(tmp_path)})
     with files.proxy:
+        files.process()
         where = {"HOST": files.proxy.socket_dir, "PORT": str(files.proxy.port)}
         with pytest.raises(OperationalError, match="is configured by itself"):
             endpoint.command(where, 'DROP DATABASE "notes.db"')

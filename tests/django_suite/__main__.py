@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parallel=asked.parallel,
         crowd=asked.crowd,
         timeout=asked.timeout,
+        options=asked.options,
     )
     try:
         tests = fetch()
@@ -124,6 +125,12 @@ def _parser() -> argparse.ArgumentParser:
         default=1800.0,
         metavar="SECONDS",
         help="of each run; default: %(default)g",
+    )
+    add(
+        "--options",
+        default="{}",
+        metavar="JSON",
+        help="OPTIONS of txproxy.django.sqlite3, with --engine sqlite",
     )
     add("--json", type=Path, metavar="FILE", help="write the results there as well")
     return parser

@@ -7,6 +7,9 @@ SQLITE: Final = {
         "stock skips it: update_or_create() has the token from its SELECT on, so that no other"
         " thread can create the row in between, which this test does"
     ),
+    "setUpClass (timezones.tests.ForcedTimeZoneDatabaseTests)": (
+        "stock skips the whole class: one connection is all that its test databases allow"
+    ),
     "select_for_update.tests.SelectForUpdateTests.test_for_update_after_from": (
         "stock skips it: it wants FOR UPDATE in the middle of the statement, where SQLite has none"
     ),

@@ -41,6 +41,7 @@ class Plan:
     parallel: int
     crowd: int
     timeout: float
+    options: str
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -126,6 +127,7 @@ def _run(name: str, plan: Plan, tests: Path, host: str, port: int, directory: st
         "TXPROXY_SUITE_DRIVER": plan.driver,
         "TXPROXY_SUITE_DIRECTORY": directory,
         "TXPROXY_SUITE_HOST": host,
+        "TXPROXY_SUITE_OPTIONS": plan.options,
         "TXPROXY_SUITE_PORT": str(port),
         "TXPROXY_SUITE_RESULTS": str(results),
         "TXPROXY_SUITE_CROWD": "0" if directory else str(plan.crowd),

@@ -3,6 +3,7 @@
 Where the server is, and which driver to use, say the variables that `__main__.py` sets.
 """
 
+import json
 import os
 import sys
 from typing import Any, Final
@@ -36,6 +37,7 @@ def _file(name: str) -> dict[str, Any]:
         "HOST": host,
         "PORT": os.environ["TXPROXY_SUITE_PORT"],
         "NAME": f"{path}{name}.sqlite3",
+        "OPTIONS": json.loads(os.environ["TXPROXY_SUITE_OPTIONS"]) if host else {},
         "TEST": {"NAME": f"{path}test_{name}.sqlite3"},
     }
 
