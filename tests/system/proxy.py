@@ -322,10 +322,14 @@ class Proxy:
 
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> None:
         """End it as its operator would; assert that it ends well and has met no bug."""
+        if self._process is not None and self._exit_code is None:
+            self._process.send_signal(signum)
+            self.ends()
+
+    def ends(self) -> None:
+        """Wait for the end of one that was told to stop: a signal at its very end would kill it."""
         process = self._process
-        if process is None or self._exit_code is not None:
-            return
-        process.send_signal(signum)
+        assert process is not None
         try:
             self._exit_code = process.wait(PATIENCE)
         except subprocess.TimeoutExpired:

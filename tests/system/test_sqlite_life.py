@@ -131,9 +131,8 @@ def test_sigterm_lets_transactions_end(make_files: Make) -> None:
                 wait_until(lambda: idle.execute("SELECT 1"), lambda _: False)
             insert(busy, "words")
             busy.execute("COMMIT")
-            files.proxy.wait_for("stopped")
+            files.proxy.ends()
         is_gone(pid)
-        files.proxy.stop()
     assert rows_of(files.notes) == [("last",), ("words",)]
 
 
@@ -148,8 +147,7 @@ def test_a_sigterm_for_the_whole_group_does_the_same(make_files: Make) -> None:
         files.proxy.wait_for("draining")
         insert(client, "words")
         client.execute("COMMIT")
-        files.proxy.wait_for("stopped")
-        files.proxy.stop()
+        files.proxy.ends()
     assert rows_of(files.notes) == [("last",), ("words",)]
 
 
@@ -172,8 +170,7 @@ def test_a_proxy_that_waits_for_its_clients_waits_for_these(make_files: Make) ->
                 console.execute("SHUTDOWN WAIT_FOR_CLIENTS")
             files.proxy.wait_for("draining")
             insert(client, "still there")
-        files.proxy.wait_for("stopped")
-        files.proxy.stop()
+        files.proxy.ends()
 
 
 # Configuration is read anew.
