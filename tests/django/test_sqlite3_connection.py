@@ -40,6 +40,16 @@ def test_foreign_keys_are_checked_on_the_new_one_too(ours: Any, files: Files) ->
         lose(files)
 
 
+def test_so_are_the_pragmas_of_the_settings(files: Files) -> None:
+    where = {"HOST": files.proxy.socket_dir, "PORT": str(files.proxy.port)}
+    options = {"init_command": "PRAGMA recursive_triggers = ON; SELECT 1"}
+    made = wrapper(OURS, ENGINE, NOTES, **where, OPTIONS=options)
+    for _ in range(2):
+        assert ask(made, "PRAGMA recursive_triggers") == [(1,)]
+        lose(files)
+    made.close()
+
+
 def test_a_transaction_is_not_begun_again(ours: Any, files: Files) -> None:
     def write() -> None:
         with transaction.atomic(using=OURS):

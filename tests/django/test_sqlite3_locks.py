@@ -69,6 +69,20 @@ def test_nowait_does_not_wait(ours: Any, other: Any, note: Any) -> None:
     ask(other, "ROLLBACK")
 
 
+def test_nowait_does_not_wait_after_reading(files: Files, other: Any) -> None:
+    use(wrapper(OURS, ENGINE, NOTES, **where(files), OPTIONS={"timeout": 1000}))
+    try:
+        ask(other, "BEGIN IMMEDIATE")
+        with transaction.atomic(using=OURS):
+            Note.objects.using(OURS).count()
+            with pytest.raises(OperationalError, match="database is locked"):
+                Note.objects.using(OURS).select_for_update(nowait=True).first()
+            Note.objects.using(OURS).count()
+        ask(other, "ROLLBACK")
+    finally:
+        drop(OURS)
+
+
 def test_rows_are_not_skipped(ours: Any) -> None:
     with transaction.atomic(using=OURS), pytest.raises(NotSupportedError):
         Note.objects.using(OURS).select_for_update(skip_locked=True).first()

@@ -12,6 +12,7 @@ stock backend says "Cannot operate on a closed database":
    opened again, and inside the error says who has closed it.
 """
 
+import re
 import threading
 from sqlite3 import Error
 from typing import Any, Final
@@ -37,6 +38,15 @@ _SAID: Final = {
     "foreign_keys": "on",
     "legacy_alter_table": "off",
 }
+
+
+_PRAGMA: Final = re.compile(r"\s*PRAGMA\s+(\w+)\s*=\s*(\w+)\s*", re.IGNORECASE)
+
+
+def _pragmas(commands: list[str]) -> dict[str, str]:
+    """Those that OPTIONS["init_command"] sets: a connection that was lost has them again."""
+    found = [match for match in map(_PRAGMA.fullmatch, commands) if match]
+    return {match[1].lower(): match[2] for match in found}
 
 
 class Connection(sqlite.Connection):
@@ -78,7 +88,8 @@ class DatabaseWrapper(Stock):  # type: ignore[misc]  # Django has no types
             found.pop("reads", None)
             return found
         host, port = endpoint.place(self.settings_dict)
-        return {**found, "host": host, "port": port, "parameters": _SAID, "factory": Connection}
+        said = {**_SAID, **_pragmas(self.init_commands)}
+        return {**found, "host": host, "port": port, "parameters": said, "factory": Connection}
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Raises sqlite3.OperationalError: which socket nobody listens on, or why it said no."""
