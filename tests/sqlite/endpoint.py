@@ -179,6 +179,10 @@ class Endpoint:
         """Until so many stand in the file's queue."""
         eventually(lambda: self.file(database).get("queue") == count)
 
+    def is_active(self, number: int) -> None:
+        """Until a statement of that session is running."""
+        eventually(lambda: self.session(number).get("state") == "active")
+
     def told(self, kind: str) -> list[dict[str, Any]]:
         """What the process has told of a kind: ready, closed, log, drained."""
         return [line for line in self.lines if line["is"] == kind]

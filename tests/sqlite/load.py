@@ -17,14 +17,21 @@ from typing import Any, Final, Self
 
 import psycopg
 
-from tests.sqlite.endpoint import Endpoint, eventually
+from tests.sqlite.endpoint import PATIENCE, Endpoint, eventually
 
-SCHEMA: Final = "CREATE TABLE t (client INTEGER, number INTEGER, part INTEGER, filling TEXT)"
+FILLING: Final = "x" * 300
+SCHEMA: Final = (
+    "CREATE TABLE p (filling PRIMARY KEY)",
+    f"INSERT INTO p VALUES ('{FILLING}')",
+    """CREATE TABLE t (
+        client INTEGER, number INTEGER, part INTEGER,
+        filling TEXT NOT NULL REFERENCES p DEFERRABLE INITIALLY DEFERRED
+    )""",
+)
 
 TOLD, REFUSED, UNKNOWN = "told", "refused", "unknown"
 
 INSERT: Final = "INSERT INTO t VALUES (%s, %s, %s, %s)"
-_FILLING: Final = "x" * 300
 _PARTS: Final = 3
 _LOST: Final = ("08", "57P")  # classes of SQLSTATE after which nobody knows
 
@@ -53,10 +60,20 @@ class Group:
 
 
 class Load:
-    """Clients in threads, for the length of a `with`. `clock` orders acknowledgements."""
+    """Clients in threads, for the length of a `with`.
+
+    `clock` orders acknowledgements; `ways`: how groups are written, by turns; `first`: a
+    statement at the beginning of each session.
+    """
 
     def __init__(
-        self, endpoint: Endpoint, database: str, clients: int, clock: Callable[[], int] = int
+        self,
+        endpoint: Endpoint,
+        database: str,
+        clients: int,
+        clock: Callable[[], int] = int,
+        ways: "Ways | None" = None,
+        first: str = "",
     ) -> None:
         self.endpoint = endpoint
         self.database = database
@@ -64,9 +81,13 @@ class Load:
         self.failures: Counter[str] = Counter()  # by SQLSTATE, "lost" where there was none
         self.messages: dict[str, str] = {}  # the last of each
         self._clock = clock
+        self._ways = ways or _SMOOTH
+        self._first = first
         self._numbers = Counter[int]()
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(clients)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(i,), daemon=True) for i in range(clients)
+        ]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -76,7 +97,8 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), "a client waits for its answer"
 
     @property
     def told(self) -> int:
@@ -100,7 +122,9 @@ class Load:
             try:
                 conninfo = self.endpoint.conninfo(self.database)
                 with psycopg.connect(conninfo, autocommit=True) as connection:
-                    connection.prepare_threshold = None  # else ROLLBACK has DEALLOCATE follow
+                    connection.prepare_threshold = 1
+                    if self._first:
+                        connection.execute(self._first.encode())
                     self._write(connection, client)
             except psycopg.Error as error:
                 self._failed(error)
@@ -110,7 +134,7 @@ class Load:
         while not self._stopping.is_set():
             number = self._numbers[client]
             self._numbers[client] += 1
-            way, parts, is_whole = _WAYS[(number + client) % len(_WAYS)]
+            way, parts, is_whole = self._ways[(number + client) % len(self._ways)]
             group = Group(client, number, parts, is_whole)
             self.groups.append(group)
             self._ask(connection, group, way)
@@ -134,16 +158,16 @@ class Load:
         self.failures[error.sqlstate or "lost"] += 1
         self.messages[error.sqlstate or "lost"] = str(error)
 
-    def check(self, path: Path, end: int | None = None) -> None:
-        """AssertionError: the file is broken, or holds what it must not, or too little.
+    def check(self, *paths: Path, end: int | None = None) -> None:
+        """AssertionError: a file is broken, or they hold what they must not, or too little.
 
-        Opens it in this process: the endpoint's must have ended, and the clients.
+        Opens them in this process: the endpoint's must have ended, and the clients.
         """
-        with contextlib.closing(sqlite3.connect(path)) as found:
-            assert found.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            rows = Counter[tuple[int, int, int]](
-                found.execute("SELECT client, number, part FROM t")
-            )
+        rows = Counter[tuple[int, int, int]]()
+        for path in paths:
+            with contextlib.closing(sqlite3.connect(path)) as found:
+                assert found.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+                rows.update(found.execute("SELECT client, number, part FROM t"))
         for group in self.groups:
             group.check(rows, end)
         assert sum(rows.values()) == sum(
@@ -159,17 +183,17 @@ Way = Callable[[Connection, Rows], None]
 
 def _single(connection: Connection, rows: Rows) -> None:
     for row in rows:
-        connection.execute(INSERT, (*row, _FILLING))
+        connection.execute(INSERT, (*row, FILLING))
 
 
 def _fresh(connection: Connection, rows: Rows) -> None:
     """A text that was never seen before."""
     for row in rows:
-        connection.execute((INSERT + f" -- {row}").encode(), (*row, _FILLING))
+        connection.execute((INSERT + f" -- {row}").encode(), (*row, FILLING))
 
 
 def _many(connection: Connection, rows: Rows) -> None:
-    connection.cursor().executemany(INSERT, [(*row, _FILLING) for row in rows])
+    connection.cursor().executemany(INSERT, [(*row, FILLING) for row in rows])
 
 
 def _transaction(connection: Connection, rows: Rows) -> None:
@@ -189,8 +213,38 @@ def _immediate(connection: Connection, rows: Rows) -> None:
     connection.execute("COMMIT")
 
 
+def _rolls_back(connection: Connection, rows: Rows) -> None:
+    """In vain, and takes the transaction of all with it that are committed together."""
+    for row in rows:
+        connection.execute("INSERT OR ROLLBACK INTO t VALUES (%s, %s, %s, NULL)", row)
+
+
+def _aborted(connection: Connection, rows: Rows) -> None:
+    """In vain: the second row undoes the first one."""
+    for row in rows:
+        sql = f"INSERT INTO t SELECT %s, %s, %s, value FROM json_each('[\"{FILLING}\", null]')"
+        connection.execute(sql.encode(), row)
+
+
+def _orphan(connection: Connection, rows: Rows) -> None:
+    """In vain, if foreign keys are checked, which is at the end."""
+    for row in rows:
+        connection.execute(INSERT, (*row, "no parent"))
+
+
+def _interrupted(connection: Connection, rows: Rows) -> None:
+    """Cancelled at any moment, or too late. (`cancel` would hold the interpreter.)"""
+    canceller = threading.Thread(target=connection.cancel_safe)
+    canceller.start()
+    try:
+        _single(connection, rows)
+    finally:
+        canceller.join()
+
+
 # How a group is written, how many rows it has, whether all or none of them are there.
-_WAYS: Final[tuple[tuple[Way, int, bool], ...]] = (
+Ways = tuple[tuple[Way, int, bool], ...]
+_SMOOTH: Final[Ways] = (
     (_single, 1, True),
     (_fresh, 1, True),
     (_many, _PARTS, False),
@@ -198,3 +252,13 @@ _WAYS: Final[tuple[tuple[Way, int, bool], ...]] = (
     (_single, 1, True),
     (_immediate, _PARTS, True),
 )
+ROUGH: Final[Ways] = (
+    (_single, 1, True),
+    (_rolls_back, 1, True),
+    (_many, _PARTS, False),
+    (_aborted, 1, True),
+    (_single, 1, True),
+    (_interrupted, 1, True),
+    (_transaction, _PARTS, True),
+)
+ORPHANS: Final[Ways] = (*ROUGH, (_orphan, 1, True), (_single, 1, True))

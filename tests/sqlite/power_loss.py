@@ -3,7 +3,7 @@
     python -m tests.sqlite.power_loss DIRECTORY FD
 
 A VFS writes DIRECTORY/trace for `disk`, and does not sync for real. While DIRECTORY/fault is
-there, calls that it names fail: one JSON object, see `Fault`.
+there, calls that it names fail: one JSON object, see `Fault`. Checkpoints come early.
 """
 
 import errno
@@ -19,6 +19,7 @@ import apsw
 
 from tests.sqlite import disk
 from tests.sqlite.disk import Event
+from txproxy.backends.sqlite import checkpoints
 
 _WORDS: Final = {
     apsw.SQLITE_FULL: "database or disk is full",
@@ -148,6 +149,7 @@ def _error(code: int) -> apsw.Error:
 
 
 if __name__ == "__main__":
+    vars(checkpoints).update(PAGES=30, LARGE=60)
     watched = Watched(Path(sys.argv.pop(1)))
     os.fdatasync = watched.fdatasync  # type: ignore[assignment]
     os.pwrite = watched.pwrite  # type: ignore[assignment]

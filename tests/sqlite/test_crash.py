@@ -33,7 +33,7 @@ pytestmark = pytest.mark.timeout(120 + 5 * CRASHES)
 def test_the_process_is_killed_in_mid_load(tmp_path: Path, settings: dict[str, Any]) -> None:
     chance = random.Random(5)
     with Endpoint(tmp_path, **settings) as endpoint:
-        path = endpoint.create(FILE, load.SCHEMA)
+        path = endpoint.create(FILE, *load.SCHEMA)
         with Load(endpoint, FILE, clients=6) as clients:
             for _ in range(CRASHES):
                 clients.go_on(chance.randint(5, 150))
@@ -42,6 +42,28 @@ def test_the_process_is_killed_in_mid_load(tmp_path: Path, settings: dict[str, A
             clients.go_on()
     clients.check(path)
     assert set(clients.failures) <= {"lost", "08007", "57P01"}, clients.messages
+
+
+@pytest.mark.parametrize("settings", [{}, {"journal_mode": "delete"}, {"commit_train": True}])
+@pytest.mark.parametrize(
+    ("ways", "first", "failures"),
+    [
+        (load.ROUGH, "", {"23502", "57014"}),
+        (load.ORPHANS, "PRAGMA foreign_keys = 1", {"23502", "57014", "23503"}),
+    ],
+)
+def test_some_take_down_what_is_committed_with_them(
+    tmp_path: Path, settings: dict[str, Any], ways: load.Ways, first: str, failures: set[str]
+) -> None:
+    with Endpoint(tmp_path, **settings) as endpoint:
+        path = endpoint.create(FILE, *load.SCHEMA)
+        with Load(endpoint, FILE, clients=6, ways=ways, first=first) as clients:
+            clients.go_on(40 * CRASHES)
+            for failure in failures:
+                clients.fail(failure)
+            assert endpoint.file(FILE)["batch_max"] > 1
+    clients.check(path)
+    assert set(clients.failures) == failures, clients.messages
 
 
 # A client that leaves a row behind each second time, and is killed at any moment.
@@ -61,7 +83,7 @@ with psycopg.connect(sys.argv[1], autocommit=True) as c:
 
 def test_clients_are_killed_in_mid_transaction(tmp_path: Path) -> None:
     with Endpoint(tmp_path) as endpoint:
-        path = endpoint.create(FILE, load.SCHEMA, "CREATE TABLE v (a)")
+        path = endpoint.create(FILE, *load.SCHEMA, "CREATE TABLE v (a)")
         with Load(endpoint, FILE, clients=3) as clients:
             for _ in range(CRASHES):
                 victims = [
@@ -95,7 +117,7 @@ def failing(tmp_path: Path, **settings: Any) -> Iterator[tuple[Load, Path, Path]
     told.mkdir()
     runs = ("-m", "tests.sqlite.power_loss", str(told))
     with Endpoint(tmp_path, runs=runs, **settings) as endpoint:
-        path = endpoint.create(FILE, load.SCHEMA)
+        path = endpoint.create(FILE, *load.SCHEMA)
         with Load(endpoint, FILE, clients=4) as clients:
             clients.go_on()
             yield clients, path, told
@@ -153,7 +175,7 @@ def test_a_foreign_process_holds_the_lock(tmp_path: Path, journal_mode: str, beg
         "c.execute(\"INSERT INTO t VALUES (-1, 0, 0, '')\"); c.execute('COMMIT')"
     )
     with Endpoint(tmp_path, busy_timeout=60.0, journal_mode=journal_mode) as endpoint:
-        path = endpoint.create(FILE, load.SCHEMA)
+        path = endpoint.create(FILE, *load.SCHEMA)
         with Load(endpoint, FILE, clients=4) as clients:
             clients.go_on()
             for waited in range(2):
@@ -174,7 +196,7 @@ def test_a_foreign_process_holds_the_lock(tmp_path: Path, journal_mode: str, beg
 def test_a_foreign_process_holds_the_lock_for_too_long(tmp_path: Path) -> None:
     holding = "c.execute('BEGIN IMMEDIATE'); print(1, flush=True); sys.stdin.readline()"
     with Endpoint(tmp_path, busy_timeout=0.2) as endpoint:
-        path = endpoint.create(FILE, load.SCHEMA)
+        path = endpoint.create(FILE, *load.SCHEMA)
         with Load(endpoint, FILE, clients=4) as clients:
             clients.go_on()
             foreign = endpoint.beside(FILE, holding)
@@ -187,27 +209,29 @@ def test_a_foreign_process_holds_the_lock_for_too_long(tmp_path: Path) -> None:
     assert set(clients.failures) == {"55P03"}, clients.messages
 
 
-def test_the_file_is_replaced_while_it_is_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{}, {"commit_train": True}])
+def test_the_file_is_replaced_while_it_is_open(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Nothing is acknowledged into a file that nobody finds, and RECONNECT takes the new one."""
-    with Endpoint(tmp_path) as endpoint:
-        path = endpoint.create(FILE, load.SCHEMA)
-        with Load(endpoint, FILE, clients=4) as before:
-            before.go_on()
+    with Endpoint(tmp_path, **settings) as endpoint:
+        path = endpoint.create(FILE, *load.SCHEMA)
+        with Load(endpoint, FILE, clients=4) as clients:
+            clients.go_on()
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{path}{suffix}").rename(f"{path}.old{suffix}")
-            endpoint.create(FILE, load.SCHEMA)
-            before.fail("58030", 8)
-        endpoint.tell({"do": "reopen", "path": str(path)})
-        with Load(endpoint, FILE, clients=4) as after:
-            after.go_on()
-    before.check(Path(f"{path}.old"))
-    after.check(path)
+            endpoint.create(FILE, *load.SCHEMA)
+            clients.fail("58030", 8)
+            told = clients.told
+            clients.fail("58030", 50)
+            assert clients.told <= told + 4  # those whose thread had not come to it
+            endpoint.tell({"do": "reopen", "path": str(path)})
+            clients.go_on()
+    clients.check(Path(f"{path}.old"), path)
 
 
 def test_the_owner_is_stopped_and_started_elsewhere(tmp_path: Path) -> None:
     """Two processes never own one file: the second one says so, and gets it when the first ends."""
     with Endpoint(tmp_path) as endpoint:
-        endpoint.create(FILE, load.SCHEMA)
+        endpoint.create(FILE, *load.SCHEMA)
         with psycopg.connect(endpoint.conninfo(FILE), autocommit=True) as mine:
             mine.execute(load.INSERT, (1, 1, 1, ""))
             first = endpoint.process

@@ -244,3 +244,13 @@ def test_functions_that_raise_whatever_they_like(tmp_path: Path) -> None:
                     assert client.run(sql).errors[0]["C"] == "38000"
                 assert client.run("INSERT INTO t (b) VALUES (1)").tags == ["INSERT 1 1"]
                 assert client.rows("SELECT b FROM t") == [(1,)]
+
+
+def test_the_wal_does_not_grow_while_transactions_follow_each_other(
+    shared: Endpoint, database: str
+) -> None:
+    with Raw(shared, database) as client:
+        for _ in range(20):
+            client.query("BEGIN; INSERT INTO t (b) VALUES (zeroblob(2000000)); COMMIT")
+        assert shared.file(database)["checkpoints"] >= 5
+        assert Path(f"{shared.path(database)}-wal").stat().st_size < 20_000_000

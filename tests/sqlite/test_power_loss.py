@@ -100,29 +100,35 @@ def test_the_disk_loses_what_sqlite_did_not_sync(
     assert (losses(tmp_path, journal, synchronous) == 0) == is_safe
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("what", ["nothing", "the disk fails", "the process is killed"])
 @pytest.mark.parametrize("settings", [{}, {"journal_mode": "delete"}, {"commit_train": True}])
 def test_what_was_acknowledged_outlives_the_power(
-    tmp_path: Path, settings: dict[str, Any], fails: bool
+    tmp_path: Path, settings: dict[str, Any], what: str
 ) -> None:
-    """Also after the disk has failed for a while to sync, and lost what it should have synced."""
+    """Whatever had happened before; a disk that fails to sync has lost it for good."""
     told = tmp_path / "told"
     told.mkdir()
     trace = told / "trace"
     runs = ("-m", "tests.sqlite.power_loss", str(told))
     with Endpoint(tmp_path, runs=runs, **settings) as endpoint:
-        path = endpoint.create("a.db", load.SCHEMA)
+        path = endpoint.create("a.db", *load.SCHEMA)
         files = {path.name: path.read_bytes()}
         with Load(endpoint, "a.db", 4, clock=lambda: trace.stat().st_size) as clients:
             clients.go_on(100)
-            if fails:
+            if what == "the process is killed":
+                endpoint.kill()
+                endpoint.restart()
+            if what == "the disk fails":
                 Fault("xSync", "", apsw.SQLITE_IOERR_FSYNC).put(told)
                 clients.fail("08007")
                 Fault.end(told)
             clients.go_on(150)
     clients.check(path)
+    content = trace.read_bytes()
+    written = {event.name for _, event in disk.events(content) if event.kind == disk.WRITE}
+    assert path.name in written, "there was no checkpoint"
     chance = random.Random(7)
-    for number, (end, played) in enumerate(failures(files, trace.read_bytes(), seed=4)):
+    for number, (end, played) in enumerate(failures(files, content, seed=4)):
         where = tmp_path / f"after{number}"
         disk.put(where, played.fail(chance))
-        clients.check(where / path.name, end)
+        clients.check(where / path.name, end=end)

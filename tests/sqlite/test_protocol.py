@@ -55,6 +55,18 @@ def test_psycopg(shared: Endpoint, database: str) -> None:
         assert client.execute("SELECT count(*) FROM t").fetchone() == ("7",)
 
 
+def test_psycopg_deallocates_after_a_rollback(shared: Endpoint, database: str) -> None:
+    with psycopg.connect(shared.conninfo(database), autocommit=True) as client:
+        client.prepare_threshold = 0
+        for _ in range(3):
+            client.execute("BEGIN")
+            client.execute("INSERT INTO t (b) VALUES (%s)", (1,))
+            client.execute("ROLLBACK")
+        for command in ("deallocate prepare one;", 'DEALLOCATE "two"', "DEALLOCATE ALL"):
+            said = client.execute(command.encode(), prepare=False).statusmessage
+            assert said == ("DEALLOCATE ALL" if command.endswith("ALL") else "DEALLOCATE")
+
+
 def test_psycopg_in_a_pipeline(shared: Endpoint, database: str) -> None:
     with psycopg.connect(shared.conninfo(database), autocommit=True) as client:
         with client.pipeline():
@@ -326,3 +338,10 @@ def test_what_a_session_asks_of_its_last_statement(shared: Endpoint, database: s
         assert other.rows(asked) == [(3, 1, 1)]
         # Without an insert the last one counts: its own.
         assert client.run("INSERT OR IGNORE INTO t VALUES (1, 1)").tags == ["INSERT 2 0"]
+
+
+def test_a_portal_is_run_once(shared: Endpoint, database: str) -> None:
+    with Raw(shared, database) as client:
+        reply = client.ask(parse("INSERT INTO t (b) VALUES (1)"), bind(), execute(), execute())
+        assert (reply.tags, reply.errors[0]["C"]) == (["INSERT 1 1"], "55000")
+        assert client.rows("SELECT count(*) FROM t") == [(1,)]

@@ -169,3 +169,18 @@ def test_a_cursor_that_sleeps(tmp_path: Path) -> None:
             eventually(lambda: endpoint.file("a.db")["readers"] == 0)
             assert client.ask(execute(1)).errors[0]["C"] == "34000"
             assert client.rows("SELECT count(*) FROM t") == [(3,)]
+
+
+def test_the_end_of_the_channel_waits_for_no_statement(tmp_path: Path) -> None:
+    endless = "WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s) SELECT sum(i) FROM s"
+    with Endpoint(tmp_path) as endpoint:
+        endpoint.create("a.db", "CREATE TABLE t (a INTEGER PRIMARY KEY, b)")
+        reader, writer = Raw(endpoint, "a.db"), Raw(endpoint, "a.db")
+        reader.begin_run(endless)
+        writer.query("BEGIN IMMEDIATE")
+        writer.begin_run(endless)
+        for client in (reader, writer):
+            endpoint.is_active(client.number)
+    assert endpoint.process.returncode == 0
+    reader.close()
+    writer.close()

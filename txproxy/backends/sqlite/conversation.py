@@ -231,6 +231,10 @@ class Conversation:
         if COMMAND.fullmatch(body[:-1]):
             self._begin_backup()
             return True
+        if tag := self._prepared.deallocate(body[:-1]):
+            self._out += [encode.command_complete(tag), _SYNC]
+            self.submit()
+            return True
         if self._files.command(self._file, body[:-1], self._obeyed):
             self.course.is_waiting = True
             return True
@@ -270,11 +274,10 @@ class Conversation:
         self._script = statement.rest.encode()
         message = requests.Bind(b"", b"", False, (), [None] * binding.count(statement), ())
         portal = binding.portal(statement, message, ())
-        if statement.columns:
-            self._out.append(binding.description(portal))
-        self._run(Call(portal))
+        self._run(Call(portal), binding.description(portal) if statement.columns else b"")
 
     def _begin_backup(self) -> None:
+        self._reply()
         self.course.is_waiting = True
         self._backup = Backup(self._file.path, self._copied)
 
@@ -310,9 +313,11 @@ class Conversation:
 
     # Both.
 
-    def _run(self, call: Call) -> None:
+    def _run(self, call: Call, description: bytes = b"") -> None:
         """What the course answers by itself, or the call, whose reply comes later."""
         reply = self.course.run(call)
+        if description:
+            self._out.append(description)
         self._out.append(call if reply is None else reply)
 
     def fail(self, why: Fields) -> None:

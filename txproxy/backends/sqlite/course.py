@@ -114,16 +114,18 @@ class Course:
         """
         self.statements += 1
         portal = call.portal
-        if portal.rows is not None:
+        if portal in self._portals:
             self._continue(call)
             return None
         statement = self.last = portal.statement
-        if portal.is_lost:
+        if portal.is_lost or portal.rows is not None:  # which is about to be closed
             raise SqliteError(
                 "the cursor was closed when its transaction began to write, or ended",
                 apsw.SQLITE_ABORT_ROLLBACK,
                 sqlstate="34000",
             )
+        if portal.is_done and not statement.columns:
+            raise TxproxyError("the portal has been run", sqlstate="55000")
         if portal.is_done:
             return encode.command_complete(b"SELECT 0")
         if statement.kind is Kind.EMPTY:
@@ -175,6 +177,7 @@ class Course:
         if self._reader is not None:
             # Whoever waits holds no snapshot: the WAL could not be begun anew.
             self._reader.reset()
+            self._portals.forget_snapshot()
             job.snapshot = self._reader
         if self.tx.state == NONE:
             self.tx.begin(WAITING, monotonic())

@@ -88,6 +88,9 @@ class File:
 
     def close(self) -> None:
         """Roll back what is open, close everything. Blocks until the threads have ended."""
+        for thread in self._threads:
+            if thread.running is not None:
+                thread.interrupt(thread.running)
         for reader in self._readers:
             reader.close()
         for reader in self._readers:

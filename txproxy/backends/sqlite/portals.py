@@ -15,6 +15,13 @@ class OpenPortals:
     def __bool__(self) -> bool:
         return bool(self._portals)
 
+    def __contains__(self, portal: Portal) -> bool:
+        return portal in self._portals
+
+    def forget_snapshot(self) -> None:
+        """A transaction's snapshot ends, and the cursors in it."""
+        self._portals = {portal for portal in self._portals if portal.reader is not None}
+
     def note(self, job: Job) -> None:
         """Some of its calls may have been suspended."""
         for call in job.calls:

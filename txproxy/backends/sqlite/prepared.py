@@ -1,5 +1,6 @@
 """The prepared statements of one session, which are bounded."""
 
+import re
 from typing import Final
 
 from txproxy.backends.sqlite.calls import Prepared
@@ -8,6 +9,9 @@ from txproxy.errors import TxproxyError
 
 _STATEMENTS: Final = 5000
 _TEXTS: Final = 64 << 20  # bytes
+_DEALLOCATE: Final = re.compile(
+    rb"\s*DEALLOCATE\s+(?:PREPARE\s+)?(?:(ALL)|\"?([^\s;\"]+)\"?)\s*;?\s*", re.IGNORECASE
+)
 
 
 class PreparedStatements:
@@ -42,6 +46,17 @@ class PreparedStatements:
         if found is None:
             raise TxproxyError("the prepared statement does not exist", sqlstate="26000")
         return found
+
+    def deallocate(self, sql: bytes) -> bytes | None:
+        """PostgreSQL's DEALLOCATE, which drivers send of themselves: its tag; else None."""
+        found = _DEALLOCATE.fullmatch(sql)
+        if found is None:
+            return None
+        if found[1]:
+            self.clear()
+            return b"DEALLOCATE ALL"
+        self.forget(found[2])
+        return b"DEALLOCATE"
 
     def clear(self) -> None:
         """All of them."""

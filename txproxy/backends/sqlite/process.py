@@ -5,6 +5,7 @@ import base64
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import monotonic
@@ -29,6 +30,7 @@ _REPORT: Final = 20  # ticks
 _LINGER: Final = 10.0  # seconds that a file stays open for the next client
 _PATIENCE: Final = 5.0  # seconds for a statement to end after it was interrupted
 _LEAVING_TAKES: Final = 5.0  # seconds for clients to be gone from a file that is to be removed
+_LONG: Final = 1000  # bytes of a Query that is no command of ours
 _STUCK: Final = 3  # exit status
 
 
@@ -57,6 +59,10 @@ class Process:
             self._tick()
         for session in list(self._sessions.values()):
             session.close()
+        # Whoever waits for a lock, or cannot be interrupted, does not keep us.
+        watchdog = threading.Timer(_PATIENCE, os._exit, (_STUCK,))
+        watchdog.daemon = True
+        watchdog.start()
         async with self._opening:
             for file in self._files.values():
                 file.close()
@@ -205,7 +211,7 @@ class Process:
 
     def command(self, file: File, sql: bytes, then: Callable[[bytes | Exception], None]) -> bool:
         """Of `Files`."""
-        order = databases.command(sql.decode("utf-8", "replace"))
+        order = databases.command(sql.decode("utf-8", "replace")) if len(sql) < _LONG else None
         if order is None:
             return False
         self._start(self._obey(file, order, then))

@@ -162,6 +162,9 @@ class Writer:
             self._held(item)
         else:
             item()
+            return
+        if self.checkpoints.is_due and self._connection and self._tokens.holder is None:
+            self.checkpoints.run(self._connection)
 
     def _broken(self, item: list[Job] | Job | Callable[[], None], error: Exception) -> None:
         traceback.print_exc()
@@ -193,8 +196,6 @@ class Writer:
             self._grant(connection, batch[0])
         else:
             self._alone(connection, batch)
-        if self.checkpoints.is_due and self._tokens.holder is None:
-            self.checkpoints.run(connection)
 
     def _ready(self, batch: list[Job]) -> apsw.Connection:
         connection = self.connect()
