@@ -14,6 +14,7 @@ IN_WORKERS = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # of `make django-suite`: labels of Django's runtests.py, or --all
 LABELS :=
 PARALLEL := 2
+ENGINE := postgresql
 DRIVER := psycopg
 
 # of `make bench-idle` and `make bench-sqlite`: a PNG to draw
@@ -53,7 +54,7 @@ fix: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 django-suite: $(VENV)/.test
-	$(BIN)/python -m tests.django_suite --driver $(DRIVER) --parallel $(PARALLEL) $(LABELS)
+	$(BIN)/python -m tests.django_suite --engine $(ENGINE) --driver $(DRIVER) --parallel $(PARALLEL) $(LABELS)
 
 bench: $(VENV)/.demo
 	$(BIN)/python benchmarks/throughput.py

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from tests.django_suite.source import CACHE
 from tests.system.proxy import Proxy, Table, direct
 from txproxy.cli.embedded import EmbeddedPostgres, dying_with_us
+
+ENGINES: Final = ("postgresql", "sqlite")
+"""sqlite: Django's own backend on a file, and txproxy.django.sqlite3 with the same proxy."""
 
 DRIVERS: Final = ("psycopg", "psycopg-binding", "psycopg2")
 """psycopg-binding is psycopg 3 with OPTIONS = {"server_side_binding": True}."""
@@ -32,10 +36,12 @@ class Plan:
     """What to run: labels of runtests.py (none: all), how, and for how many seconds at most."""
 
     labels: tuple[str, ...]
+    engine: str
     driver: str
     parallel: int
     crowd: int
     timeout: float
+    options: str
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -60,13 +66,19 @@ class Run:
 
 
 def run_directly(plan: Plan, tests: Path) -> Run:
-    """Run them on a server of their own. Raises SuiteError."""
+    """Run them on a server of their own, or on files. Raises SuiteError."""
+    if plan.engine == "sqlite":
+        with TemporaryDirectory(prefix="txproxy-suite-") as directory:
+            return _run("direct", plan, tests, "", 0, directory)
     with _server() as server:
         return _run("direct", plan, tests, server.host, server.port)
 
 
 def run_proxied(plan: Plan, tests: Path, pool_size: int) -> Run:
-    """The same with a proxy between, all of whose databases lead to that server."""
+    """The same with a proxy between, all of whose databases lead to that server, or to files."""
+    if plan.engine == "sqlite":
+        with TemporaryDirectory(prefix="txproxy-suite-") as directory:
+            return _run_on_files(plan, tests, directory)
     settings: Table = {"default_pool_size": pool_size, "log_level": "info"}
     with _server() as server:
         proxy = Proxy(server, proxy=settings, databases={"*": {"dbname": None}}, check=False)
@@ -79,6 +91,22 @@ def run_proxied(plan: Plan, tests: Path, pool_size: int) -> Run:
         return run
 
 
+def _run_on_files(plan: Plan, tests: Path, directory: str) -> Run:
+    # Whole test cases are transactions, and what they do meanwhile is none of our business.
+    never: Table = dict.fromkeys(("idle_writer_timeout", "idle_transaction_timeout"), 0)
+    files: dict[str, Table] = {"*": {"directory": directory, "allow_create": True, **never}}
+    settings: Table = {"log_level": "info"}
+    with EmbeddedPostgres() as server:
+        proxy = Proxy(server, proxy=settings, sqlite=files, check=False)
+        try:
+            with proxy:
+                run = _run("proxied", plan, tests, proxy.socket_dir, proxy.port, directory)
+        except AssertionError as error:
+            run.bugs.append(str(error))
+    run.log.with_suffix(".proxy.log").write_text(proxy.log())
+    return run
+
+
 @contextmanager
 def _server() -> Iterator[EmbeddedPostgres]:
     with EmbeddedPostgres(settings={"max_connections": 200}) as server:
@@ -88,19 +116,21 @@ def _server() -> Iterator[EmbeddedPostgres]:
         yield server
 
 
-def _run(name: str, plan: Plan, tests: Path, host: str, port: int) -> Run:
+def _run(name: str, plan: Plan, tests: Path, host: str, port: int, directory: str = "") -> Run:
     CACHE.mkdir(exist_ok=True)
-    run = Run(name, CACHE / f"{name}-{plan.driver}.log")
+    run = Run(name, CACHE / f"{name}-{'sqlite' if directory else plan.driver}.log")
     results = run.log.with_suffix(".jsonl")
     results.unlink(missing_ok=True)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
     environment |= {
         "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
         "TXPROXY_SUITE_DRIVER": plan.driver,
+        "TXPROXY_SUITE_DIRECTORY": directory,
         "TXPROXY_SUITE_HOST": host,
+        "TXPROXY_SUITE_OPTIONS": plan.options,
         "TXPROXY_SUITE_PORT": str(port),
         "TXPROXY_SUITE_RESULTS": str(results),
-        "TXPROXY_SUITE_CROWD": str(plan.crowd),
+        "TXPROXY_SUITE_CROWD": "0" if directory else str(plan.crowd),
     }
     options = ["--settings=tests.django_suite.settings", f"--parallel={plan.parallel}", "--noinput"]
     began = time.monotonic()

@@ -1,13 +1,16 @@
-"""Settings for Django's tests/runtests.py: what a project on PostgreSQL has, and nothing for us.
+"""Settings for Django's tests/runtests.py: what a project has, and nothing for us.
 
 Where the server is, and which driver to use, say the variables that `__main__.py` sets.
 """
 
+import json
 import os
 import sys
 from typing import Any, Final
 
 DRIVER: Final = os.environ["TXPROXY_SUITE_DRIVER"]
+DIRECTORY: Final = os.environ["TXPROXY_SUITE_DIRECTORY"]
+"""Of SQLite files; "": PostgreSQL."""
 
 if DRIVER == "psycopg2":
     # Django takes psycopg 3 wherever it is to be had
@@ -25,7 +28,22 @@ def _database(name: str) -> dict[str, Any]:
     }
 
 
-DATABASES = {"default": _database("django"), "other": _database("django_other")}
+def _file(name: str) -> dict[str, Any]:
+    """Without a HOST Django's own backend, which is given paths."""
+    host = os.environ["TXPROXY_SUITE_HOST"]
+    path = "" if host else f"{DIRECTORY}/"
+    return {
+        "ENGINE": "txproxy.django.sqlite3" if host else "django.db.backends.sqlite3",
+        "HOST": host,
+        "PORT": os.environ["TXPROXY_SUITE_PORT"],
+        "NAME": f"{path}{name}.sqlite3",
+        "OPTIONS": json.loads(os.environ["TXPROXY_SUITE_OPTIONS"]) if host else {},
+        "TEST": {"NAME": f"{path}test_{name}.sqlite3"},
+    }
+
+
+_make: Final = _file if DIRECTORY else _database
+DATABASES = {"default": _make("django"), "other": _make("django_other")}
 TEST_RUNNER = "tests.django_suite.runner.Runner"
 
 # The rest is that of Django's own tests/test_sqlite.py.

@@ -26,21 +26,22 @@ def source() -> Path:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("driver", "labels"),
+    ("engine", "driver", "labels"),
     [
-        ("psycopg", ()),  # the script's own choice of labels
-        ("psycopg-binding", FEW),
-        ("psycopg2", FEW),
+        ("postgresql", "psycopg", ()),  # the script's own choice of labels
+        ("postgresql", "psycopg-binding", FEW),
+        ("postgresql", "psycopg2", FEW),
+        ("sqlite", "psycopg", (*FEW, "backends", "select_for_update")),
     ],
 )
 def test_nothing_is_worse_through_the_proxy(
-    driver: str, labels: tuple[str, ...], tmp_path: Path
+    engine: str, driver: str, labels: tuple[str, ...], tmp_path: Path
 ) -> None:
     report = tmp_path / "report.json"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "tests.django_suite", *labels),
-            *("--driver", driver, "--timeout", "240", "--json", report),
+            *("--engine", engine, "--driver", driver, "--timeout", "240", "--json", report),
         ],
         cwd=ROOT,
         capture_output=True,

@@ -74,7 +74,7 @@ class Sqlite:
             found = find(config.sqlite, database)
             if found is not None and str(found[1]) == path:
                 known.add(path)
-                settings = config.file_settings(found[0])
+                settings = self._settings(found[0])
                 self._process.tell({"do": "file", "path": path, "file": settings})
         self._orphans = {
             client.id for client in self.seen.clients.values() if client.path not in known
@@ -95,8 +95,10 @@ class Sqlite:
     def is_file(self, database: str) -> bool:
         """Whether a client that asks for this means an SQLite file."""
         config = self._server.config
+        if database == ANY_FILE and ANY_FILE in config.sqlite:
+            return config.sqlite[ANY_FILE].allow_create
         if database in config.sqlite:
-            return database != ANY_FILE
+            return True
         is_console = self._server.is_console(database)
         return bool(config.sqlite) and not is_console and config.database(database) is None
 
@@ -125,7 +127,11 @@ class Sqlite:
         return file, name, path
 
     def _find(self, database: str) -> Place:
-        found = find(self._server.config.sqlite, database)
+        files = self._server.config.sqlite
+        if database == ANY_FILE and ANY_FILE in files:
+            others = files[ANY_FILE]
+            return others, ANY_FILE, Path(others.directory).resolve()
+        found = find(files, database)
         if found is None:
             raise _no_such(database)
         file, path = found
@@ -168,13 +174,24 @@ class Sqlite:
             "uid": client.peer_uid(),
             "database": name,
             "path": known.path,
-            "file": self._server.config.file_settings(file),
-            "parameters": request.wanted,
+            "file": self._settings(file),
+            "parameters": {**request.wanted, **request.ours},
+            "configured": self._configured(),
             "rest": base64.b64encode(rest).decode(),
         }
         self.seen.admitted(known)
         self._process.tell(line, os.dup(client.transport.get_extra_info("socket").fileno()))
         return known
+
+    def _settings(self, file: SqliteFile) -> dict[str, Any]:
+        """What the process is to know; one file by itself gives no right to those beside it."""
+        settings = self._server.config.file_settings(file)
+        return {**settings, "allow_create": file.allow_create and file.name == ANY_FILE}
+
+    def _configured(self) -> list[str]:
+        """The files that have names of their own: CREATE and DROP DATABASE are not for them."""
+        files = self._server.config.sqlite.values()
+        return [os.path.realpath(file.path) for file in files if file.path]
 
     def _left(self, client: FileClient) -> None:
         server = self._server

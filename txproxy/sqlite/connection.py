@@ -10,8 +10,9 @@ Source: https://docs.python.org/3/library/sqlite3.html#connection-objects
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing, suppress
+from types import MappingProxyType
 from typing import Any, Final, Literal, Self, cast
 
 from txproxy.sqlite import limits, place
@@ -26,6 +27,7 @@ from txproxy.sqlite.session import Session
 HOST: Final = "/run/txproxy"
 PORT: Final = 6432
 
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _LEAST_TIMEOUT: Final = 50  # ms; to see that nobody waits takes a moment, the queue is not here
 
 
@@ -34,7 +36,9 @@ class Connection:
 
     As `sqlite3.Connection`, and: `host` is the directory of the proxy's unix socket and `port` its
     number; `reads` says who reads outside of writing transactions: "local" this process, "server"
-    the server, "auto" this process where it may.
+    the server, "auto" this process where it may; `parameters` go into the start-up packet, PRAGMAs
+    of the session such as foreign_keys among them: so they hold again after a lost connection.
+    `reading` has what the server says of itself, `txproxy.file` is its path.
 
     sqlite3.OperationalError: the endpoint is not there, it has no such file, or with "local" why
     that cannot be.
@@ -69,6 +73,7 @@ class Connection:
         port: int = PORT,
         reads: Reads = "auto",
         autocommit: int = LEGACY,
+        parameters: Mapping[str, str] = _NONE,
     ) -> None:
         if "link" in self.__dict__:
             self.link.close()
@@ -76,7 +81,9 @@ class Connection:
         checked_level(isolation_level)
         checked_autocommit(autocommit)
         self._database = place.name_of(database, is_uri=uri)
-        reading = Reading(self._database, reads, timeout, detect_types, cached_statements)
+        self.reading = reading = Reading(
+            self._database, reads, timeout, detect_types, cached_statements
+        )
         self._limits: dict[int, int] = {}
         self.row_factory: Any = None
         said = {
@@ -85,6 +92,7 @@ class Connection:
             "client_encoding": "UTF8",
             "application_name": os.path.basename(sys.argv[0] if sys.argv else ""),  # noqa: PTH119
             "busy_timeout": str(max(_LEAST_TIMEOUT, int(timeout * 1000))),
+            **parameters,
         }
         session = Session(address_of(host, port), said)
         session.open(reading.settle)

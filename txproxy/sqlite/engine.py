@@ -142,7 +142,7 @@ class Engine:
         bound = adapters.bound(statement.names, parameters)
         if self.trace is not None:
             self.trace(statement.sql)
-        opening = self._opening()
+        opening = [] if statement.is_apart else self._opening()
         status = self._session.status
         rows = FIRST_ROWS if statement.kind is Kind.READ else 0
         try:

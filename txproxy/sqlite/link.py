@@ -47,6 +47,7 @@ class Link:
         self._autocommit = autocommit
         self.lock = threading.RLock()
         self._forks = forks.count
+        self.why_closed = "Cannot operate on a closed database."
         self.longest = LONGEST
         self.most_variables = MOST_VARIABLES
         if autocommit is False:
@@ -60,7 +61,7 @@ class Link:
         engine = self._engine
         if engine is None or (self._thread and self._thread != _get_ident()):
             self.check_thread()
-            raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
+            raise sqlite3.ProgrammingError(self.why_closed)
         if self._forks != forks.count:
             self._forks = forks.count
             self.lock = threading.RLock()  # another thread of the parent's may have had it
@@ -81,8 +82,13 @@ class Link:
     def running(self) -> Engine:
         """The engine, for what may be called while it runs, and from any thread."""
         if self._engine is None:
-            raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
+            raise sqlite3.ProgrammingError(self.why_closed)
         return self._engine
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._engine is None
 
     def execute(self, sql: str, parameters: Any) -> Outcome:
         """One statement, and before it a BEGIN if Python wants one."""

@@ -17,6 +17,8 @@ Reads = Literal["auto", "local", "server"]
 class Reading:
     """Of one connection. `readers` is None while the server reads, and `objection` says why.
 
+    `said` are the server's parameters.
+
     `settings` are those of every reader, today's and later ones, by what they set.
     """
 
@@ -27,6 +29,7 @@ class Reading:
             raise ValueError('reads must be "auto", "local" or "server"')
         self.readers: Readers | None = None
         self.objection = 'reads="server"'
+        self.said: Mapping[str, str] = {}
         self.settings: dict[tuple[object, ...], Setting] = {}
         self._database = database
         self._reads = reads
@@ -40,6 +43,7 @@ class Reading:
 
     def settle(self, said: Mapping[str, str]) -> None:
         """Decide, by the server's parameters. sqlite3.OperationalError: "local" cannot be."""
+        self.said = said
         greeting.compare_versions(said)
         if self._reads == "server":
             return

@@ -75,18 +75,24 @@ _READING_PRAGMA: Final = re.compile(
 )
 
 
+# How long to wait for the token: not the file's, nor a reason to send a BEGIN.
+_APART: Final = re.compile(r"\s*PRAGMA\s+busy_timeout\b", re.IGNORECASE)
+
+
 class Statement:
     """One text: what it is, and under which name the server knows it.
 
     `names` has an entry for each of SQLite's parameters: its name without the first character, or
     None for a plain `?`. `savepoint` is the name in SAVEPOINT, RELEASE and ROLLBACK TO, lower-case.
-    `epoch` is the number of the session that has been told `name`; 0: none has.
+    `is_apart`: it is no part of a transaction. `epoch` is the number of the session that has been
+    told `name`; 0: none has.
     """
 
     __slots__ = (
         "bind",
         "encoded",
         "epoch",
+        "is_apart",
         "is_dml",
         "is_kept",
         "kind",
@@ -114,6 +120,7 @@ class Statement:
             self.kind = Kind.READ
         elif word in _CONTROL_WORDS:
             self.kind, self.savepoint = _control(sql)
+        self.is_apart = word == "PRAGMA" and _APART.match(sql) is not None
         self.names = parameters(sql)
         self.name = b""
         self.bind = b""

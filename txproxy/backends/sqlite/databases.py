@@ -21,6 +21,7 @@ _CREATE: Final = re.compile(
 )
 _DROP: Final = re.compile(rf"\s*DROP\s+DATABASE\s+(IF\s+EXISTS\s+)?{_NAME}\s*;?\s*", re.IGNORECASE)
 _COMPANIONS: Final = ("-wal", "-shm", "-journal", SUFFIX)
+_MODE: Final = 0o644
 _LONGEST: Final = 200  # of a name, in bytes: its companions' are longer
 
 
@@ -60,15 +61,15 @@ def beside(path: str, name: str) -> str:
     return str(Path(path).parent / name)
 
 
-def create(path: str, template: str | None, like: str) -> None:
-    """Make the file, empty or a copy, with the mode of `like`.
+def create(path: str, template: str | None, like: str | None) -> None:
+    """Make the file, empty or a copy, with the mode of `like`, or SQLite's own.
 
     TxproxyError: it is there, or the template is not; OSError, apsw.Error: the file system's, or
     SQLite's, refusal.
     """
     if template is not None and not Path(template).is_file():
         raise TxproxyError(f'the file "{template}" does not exist', sqlstate="3D000")
-    mode = stat.S_IMODE(Path(like).stat().st_mode)
+    mode = stat.S_IMODE(Path(like).stat().st_mode) if like else _MODE
     name = f"{path}{SUFFIX}-{secrets.token_hex(8)}"
     os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
     try:

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic
 from typing import Final, Protocol
 
@@ -107,6 +108,28 @@ class File:
     def _threads(self) -> list[Reader | Writer]:
         return [*self._readers, self.writer]
 
+    # Settings.
+
+    def configure(self, settings: Settings) -> None:
+        """The configuration has changed; what sessions needed they need still."""
+        kept = [each for each in self.settings.functions if each not in settings.functions]
+        self.settings = replace(settings, functions=(*settings.functions, *kept))
+
+    def need(self, function: str) -> None:
+        """Register it with every connection: "package.module:function", imported before."""
+        if function in self.settings.functions:
+            return
+        self.settings = replace(self.settings, functions=(*self.settings.functions, function))
+        opening.register(self._inspector, function)
+        self.writer.need(self.settings, function)
+        self._dismiss_idle()
+        self.schema_changed()
+
+    def _dismiss_idle(self) -> None:
+        for reader in self._idle:
+            self._dismiss(reader)
+        self._idle.clear()
+
     # Statements.
 
     def inspect(self, sql: bytes) -> Statement:
@@ -197,13 +220,16 @@ class File:
         reader.leased = 0.0
         if reader not in self._readers:
             reader.close()  # it has the file that was there before `reopen`
-        elif self._wanting:
-            job = self._wanting.popleft()
-            reader.leased = monotonic()
-            self._reader_of[job] = reader
-            reader.give(job)
+        elif reader.functions != self.settings.functions:
+            self._dismiss(reader)
         else:
             self._idle.append(reader)
+        if self._wanting:
+            self.read(self._wanting.popleft())
+
+    def _dismiss(self, reader: Reader) -> None:
+        reader.close()
+        self._readers.remove(reader)
 
     # Stopping.
 
@@ -337,9 +363,7 @@ class File:
 
     def reopen(self) -> None:
         """Open what is there now; transactions that write are rolled back."""
-        for reader in self._idle:
-            reader.close()
-        self._idle.clear()
+        self._dismiss_idle()
         self._readers.clear()
         self._reopen()
         self._inspector.close(force=True)

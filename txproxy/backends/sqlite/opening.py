@@ -78,11 +78,16 @@ def _prepare(connection: apsw.Connection, settings: Settings, writes: bool) -> G
         for extension in settings.extensions:
             connection.load_extension(extension)
     for function in settings.functions:
-        module, _, name = function.partition(":")
-        getattr(import_module(module), name)(connection)
+        register(connection, function)
     if not writes:
         connection.execute("PRAGMA query_only = 1").close()
     return security.install(connection)
+
+
+def register(connection: apsw.Connection, function: str) -> None:
+    """Call "package.module:function". ImportError, AttributeError, and what that raises."""
+    module, _, name = function.partition(":")
+    getattr(import_module(module), name)(connection)
 
 
 def _set_journal(connection: apsw.Connection, settings: Settings) -> None:

@@ -13,20 +13,23 @@ from typing import Any, Final
 
 import apsw
 
-from txproxy.backends.sqlite import databases, replies, report
+from txproxy.backends.sqlite import databases, django, replies, report
 from txproxy.backends.sqlite.channel import Channel, Line
 from txproxy.backends.sqlite.databases import Create, Drop
 from txproxy.backends.sqlite.errors import Fields, fields
 from txproxy.backends.sqlite.file import File
+from txproxy.backends.sqlite.maintenance import Maintenance, locate
 from txproxy.backends.sqlite.opening import Settings
 from txproxy.backends.sqlite.owner import SUFFIX
 from txproxy.backends.sqlite.session import Client, Session
+from txproxy.config.sqlite import ANY_FILE
 from txproxy.errors import TxproxyError
 
 _TICK: Final = 0.05  # seconds
 _REPORT: Final = 20  # ticks
 _LINGER: Final = 10.0  # seconds that a file stays open for the next client
 _PATIENCE: Final = 5.0  # seconds for a statement to end after it was interrupted
+_LEAVING_TAKES: Final = 5.0  # seconds for clients to be gone from a file that is to be removed
 _LONG: Final = 1000  # bytes of a Query that is no command of ours
 _STUCK: Final = 3  # exit status
 
@@ -38,6 +41,8 @@ class Process:
         self._loop = loop
         self._channel = Channel(loop, channel, self._take, self._lost)
         self._sessions: dict[int, Session] = {}
+        self._maintenance: dict[int, Maintenance] = {}
+        self._configured: frozenset[str] = frozenset()  # files with names of their own
         self._files: dict[str, File] = {}
         self._opening = asyncio.Lock()
         self._ended = asyncio.Event()
@@ -85,9 +90,18 @@ class Process:
     async def _adopt(self, line: Line, sock: socket.socket) -> None:
         client = Client.of(line)
         sock.setblocking(False)
+        self._configured = frozenset(line.get("configured", ()))
+        if client.database == ANY_FILE:
+            await self._maintain(line, client, sock)
+            return
         try:
+            wanted = client.parameters.get(django.PARAMETER)
+            if wanted is not None:
+                await asyncio.to_thread(django.prepare, wanted)
             file = await self._file(client.database, client.path, line["file"])
             try:
+                if wanted is not None:
+                    file.need(django.FUNCTIONS)
                 session = Session(client, file, self)
                 self._sessions[client.number] = session
                 await self._loop.connect_accepted_socket(lambda: session, sock)
@@ -100,6 +114,37 @@ class Process:
         rest = base64.b64decode(line["rest"])
         if rest:
             session.data_received(rest)
+
+    async def _maintain(self, line: Line, client: Client, sock: socket.socket) -> None:
+        async def run(asked: Create | Drop) -> None:
+            path = locate(client.path, asked.name)
+            if isinstance(asked, Drop):
+                await self._vacated(path)
+                async with self._opening:
+                    await self._drop(path, asked.may_be_missing)
+            else:
+                template = locate(client.path, asked.template) if asked.template else None
+                async with self._opening:
+                    await asyncio.to_thread(databases.create, path, template, None)
+
+        session = Maintenance(client, run, self._maintained)
+        self._maintenance[client.number] = session
+        await self._loop.connect_accepted_socket(lambda: session, sock)
+        rest = base64.b64decode(line["rest"])
+        if rest:
+            session.data_received(rest)
+
+    def _maintained(self, client: Client) -> None:
+        del self._maintenance[client.number]
+        self._channel.tell({"is": "closed", "id": client.number})
+
+    async def _vacated(self, path: str) -> None:
+        """Until its clients are gone, or patience is: they tell nobody that they go."""
+        deadline = monotonic() + _LEAVING_TAKES
+        while (  # noqa: ASYNC110
+            (file := self._files.get(path)) and not file.is_unused and monotonic() < deadline
+        ):
+            await asyncio.sleep(_TICK)
 
     async def _refuse(self, client: Client, sock: socket.socket, why: Fields) -> None:
         self._log("warning", "sqlite_refused", database=client.database, error=why.message)
@@ -138,7 +183,8 @@ class Process:
             session.conversation.course.cancel()
 
     def _close(self, line: Line) -> None:
-        session = self._sessions.get(line["id"])
+        number = line["id"]
+        session = self._sessions.get(number) or self._maintenance.get(number)
         if session is not None:
             why = line["fields"]
             session.die(Fields(why["C"], apsw.SQLITE_ERROR, "SQLITE_ERROR", why["M"]))
@@ -161,7 +207,7 @@ class Process:
     def _settings(self, line: Line) -> None:
         file = self._files.get(_real(line["path"]))
         if file is not None:
-            file.settings = Settings.of(line["file"])
+            file.configure(Settings.of(line["file"]))
 
     def command(self, file: File, sql: bytes, then: Callable[[bytes | Exception], None]) -> bool:
         """Of `Files`."""
@@ -193,6 +239,8 @@ class Process:
         await asyncio.to_thread(databases.create, path, source, file.path)
 
     async def _drop(self, path: str, may_be_missing: bool) -> None:
+        if path in self._configured:
+            raise TxproxyError(f'"{path}" is configured by itself', sqlstate="42501")
         opened = self._files.get(path)
         if opened is not None:
             if not opened.is_unused:
@@ -223,7 +271,9 @@ class Process:
         for session in list(self._sessions.values()):
             if session.conversation.course.is_between:
                 session.die(Fields("57P01", apsw.SQLITE_ERROR, "SQLITE_ERROR", _SHUTDOWN))
-        if not self._sessions:
+        for other in list(self._maintenance.values()):
+            other.die(Fields("57P01", apsw.SQLITE_ERROR, "SQLITE_ERROR", _SHUTDOWN))
+        if not self._sessions and not self._maintenance:
             self._is_draining = False
             self._channel.tell({"is": "drained"})
 

@@ -23,6 +23,7 @@ class Reader:
     def __init__(self, path: str, settings: Settings, deliver: Callable[[Job], None]) -> None:
         self._path = path
         self._settings = settings
+        self.functions = settings.functions
         self._deliver = deliver
         self._inbox: SimpleQueue[Job | Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()  # the writer asks is_fresh

@@ -1,5 +1,6 @@
 """What a session has asked for: its PRAGMAs, how long it waits, how it begins transactions."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import apsw
@@ -7,7 +8,7 @@ import apsw
 from txproxy.backends.sqlite import transaction
 from txproxy.backends.sqlite.errors import SqliteError
 from txproxy.backends.sqlite.opening import Settings
-from txproxy.backends.sqlite.pragmas import DEFAULTS, Verdict
+from txproxy.backends.sqlite.pragmas import DEFAULTS, SessionPragmas, Verdict, classify
 from txproxy.backends.sqlite.pragmas import Kind as PragmaKind
 from txproxy.backends.sqlite.statements import Begins, Kind, Statement
 from txproxy.backends.sqlite.transaction import FAILED, NONE, WRITING
@@ -30,7 +31,7 @@ class Wishes:
     """One session's; `busy_timeout` is in seconds."""
 
     def __init__(self, settings: Settings, parameters: dict[str, str]) -> None:
-        self.pragmas = DEFAULTS
+        self.pragmas = _asked_for(parameters)
         self.busy_timeout = settings.busy_timeout
         self.has_timeout = settings.busy_timeout > 0
         if parameters.get("busy_timeout"):
@@ -80,3 +81,12 @@ class Wishes:
         self.pragmas = self.pragmas.set(pragma.name, pragma.value)
         is_here = pragma.name == "query_only" or state != WRITING
         return None if is_here else transaction.READ
+
+
+def _asked_for(parameters: Mapping[str, str]) -> SessionPragmas:
+    """A session's PRAGMAs as its start-up packet has them: so they outlive a lost connection."""
+    found = DEFAULTS
+    for name, value in parameters.items():
+        if classify(name, value) is PragmaKind.SESSION:
+            found = found.set(name.lower(), value)
+    return found

@@ -56,6 +56,7 @@ class Writer:
         self._train = train
         self._commit = deliver if train is None else train.board
         self._inbox: SimpleQueue[Job | Callable[[], None] | None] = SimpleQueue()
+        self._needed: list[str] = []  # functions that came after the connection
         self._connection: apsw.Connection | None = None
         self._guard: Guard
         self._applied = DEFAULTS
@@ -84,6 +85,11 @@ class Writer:
     def do(self, task: Callable[["Writer"], None]) -> None:
         """Something else, in its thread, between jobs."""
         self._inbox.put(lambda: task(self))
+
+    def need(self, settings: Settings, function: str) -> None:
+        """These hold from now on; the function is new among them."""
+        self._settings = settings
+        self._needed.append(function)
 
     def close(self) -> None:
         """Roll back, and close the connection."""
@@ -201,6 +207,8 @@ class Writer:
                 sqlstate="58030",
                 hint="RECONNECT opens what is there now",
             )
+        while self._needed:  # here nothing is open, and SQLite lets functions be replaced
+            opening.register(connection, self._needed.pop())
         self._until = min((job.deadline for job in batch if job.deadline), default=0.0)
         if self._train is not None and self._train.is_broken:
             self._repair(connection, self._train)

@@ -1,0 +1,16 @@
+"""Tests of Django's that come out otherwise with txproxy.django.sqlite3, and why that is right."""
+
+from typing import Final
+
+SQLITE: Final = {
+    "get_or_create.tests.UpdateOrCreateTransactionTests.test_creation_in_transaction": (
+        "stock skips it: update_or_create() has the token from its SELECT on, so that no other"
+        " thread can create the row in between, which this test does"
+    ),
+    "setUpClass (timezones.tests.ForcedTimeZoneDatabaseTests)": (
+        "stock skips the whole class: one connection is all that its test databases allow"
+    ),
+    "select_for_update.tests.SelectForUpdateTests.test_for_update_after_from": (
+        "stock skips it: it wants FOR UPDATE in the middle of the statement, where SQLite has none"
+    ),
+}
