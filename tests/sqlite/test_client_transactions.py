@@ -317,3 +317,34 @@ def test_no_increment_is_lost(shared: Endpoint, database: str, reads: str) -> No
         ]
         assert [process.wait() for process in processes] == [0, 0, 0]
         assert db.execute("SELECT b FROM t").fetchone() == (120,)
+
+
+def test_who_read_may_write_if_what_it_read_is_still_so(shared: Endpoint, database: str) -> None:
+    """Others have written, but nothing that it has read: it is serialised behind them."""
+    with (
+        client(shared, database, "local", isolation_level=None) as db,
+        client(shared, database, "local", isolation_level=None) as other,
+    ):
+        other.execute("INSERT INTO t VALUES (1, 1)")
+        db.execute("BEGIN")
+        assert db.execute("SELECT * FROM t WHERE a = ?", (1,)).fetchall() == [(1, 1)]
+        other.execute("INSERT INTO t VALUES (2, 2)")
+        db.execute("INSERT INTO t VALUES (3, 3)")
+        db.execute("COMMIT")
+        assert other.execute("SELECT count(*) FROM t").fetchone() == (3,)
+
+
+def test_who_read_what_has_changed_may_not_write(shared: Endpoint, database: str) -> None:
+    """Not only rows that it has seen: also those that it would see now."""
+    with (
+        client(shared, database, "local", isolation_level=None) as db,
+        client(shared, database, "local", isolation_level=None) as other,
+    ):
+        db.execute("BEGIN")
+        assert db.execute("SELECT count(*) FROM t WHERE a > ?", (10,)).fetchone() == (0,)
+        other.execute("INSERT INTO t VALUES (11, 1)")
+        with pytest.raises(sqlite3.OperationalError) as caught:
+            db.execute("INSERT INTO t VALUES (3, 3)")
+        assert caught.value.sqlite_errorname == "SQLITE_BUSY_SNAPSHOT"
+        db.execute("ROLLBACK")
+        assert other.execute("SELECT a FROM t").fetchall() == [(11,)]

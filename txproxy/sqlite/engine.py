@@ -11,13 +11,15 @@ The cases, in the order of the code:
 4. All else goes to the server, and from then on the transaction with it. A begun transaction sends
    its BEGIN in the same send. If it has read here, its snapshot ends first (never wait with an open
    one), BEGIN IMMEDIATE waits for the token, and `PRAGMA data_version` tells whether anybody has
-   committed in between: SQLITE_BUSY_SNAPSHOT, with what was just done rolled back.
+   committed in between. If so, and its reads would give other rows now (asked.py):
+   SQLITE_BUSY_SNAPSHOT, with what was just done rolled back.
 """
 
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import Any, Final, NoReturn
 from weakref import WeakSet
 
@@ -118,11 +120,17 @@ class Engine:
             )
             if reader.connection.text_factory is not self.text_factory:
                 reader.connection.text_factory = self.text_factory
+            began = monotonic()
             cursor = reader.connection.execute(statement.sql, parameters)
             found, rest = readers.rows(reader, cursor)
+            if self._snapshot is not None:
+                took = monotonic() - began
+                self._snapshot.asked.note(statement.sql, parameters, None if rest else found, took)
         except sqlite3.OperationalError as error:
             code = getattr(error, "sqlite_errorcode", 0)  # 0: not SQLite's error but Python's
             if code & 0xFF not in _ELSEWHERE or str(error).startswith("user-defined"):
+                if self._snapshot is not None:
+                    self._snapshot.asked.note(statement.sql, parameters, None, 0.0)
                 raise
             return self._read_elsewhere(statement, parameters, error)
         return Outcome(cursor.description, Rows(found, rest=rest), -1)

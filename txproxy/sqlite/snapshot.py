@@ -8,6 +8,7 @@ Source: https://www.sqlite.org/pragma.html#pragma_data_version
 
 from collections.abc import Iterable
 
+from txproxy.sqlite.asked import Asked
 from txproxy.sqlite.local import Reader, Readers, Setting
 
 
@@ -18,6 +19,7 @@ class Snapshot:
         self._readers = readers
         self._reader = readers.lease(settings)
         self._version = 0  # what it has read, if it has ended
+        self.asked = Asked()
 
     def __repr__(self) -> str:
         return f"<Snapshot {self._reader} version={self._version}>"
@@ -41,8 +43,10 @@ class Snapshot:
             self._reader.connection.execute("COMMIT")
 
     def is_stale(self) -> bool:
-        """Whether others have written since it ended."""
-        return self._data_version() != self._version
+        """Whether others have written since it ended, and what was read would be otherwise now."""
+        if self._data_version() == self._version:
+            return False
+        return not self.asked.is_still_so(self._reader.connection)
 
     def release(self) -> None:
         """The transaction is over, or is the server's from here on."""
