@@ -3,8 +3,8 @@
 A transaction that has read, and is granted the token after others have committed, is not stale if
 each of its reads would give the same rows now: then it is serialised now, as if it had begun here.
 
-Of 8 processes that begin, read, insert and commit without a pause, one gets on without this, and the
-others' writes fail; with it all of them get on.
+Of 8 processes that begin, read, insert and commit without a pause, one gets on without this, and
+the others' writes fail; with it all of them get on.
 
 Rows are compared by a digest of their values' `repr`, which tells 1 from 1.0 and from '1': so only
 values of known types are kept. What cannot be kept makes the transaction one that cannot be asked
