@@ -5,6 +5,7 @@ is for milliseconds then that they may keep their backends.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from txproxy.core import endings, release
@@ -34,6 +35,7 @@ class Janitor:
     def __init__(self, server: "Server") -> None:
         self._server = server
         self._passed_to = server.now
+        self._coarse_to = server.now  # the end of the last long tick
         self._look_at_all_at = 0.0
         self._period_at = server.now + server.config.stats_period
         self._watchdog = Watchdog()
@@ -53,14 +55,17 @@ class Janitor:
             last = time
             server.now += elapsed
             since = server.now - self._passed_to
+            if not pressed:
+                self._coarse_to = server.now
             try:
                 if not pressed or since >= _PRESSED:
                     self._passed_to = server.now
                     self._pass(server.now, since)
                     pressed = [*server.pools.values(), *server.orphans]
-                for pool in pressed:
-                    # `active_at` may be of up to a tick before what it stands for.
-                    release.look(pool, server.now - elapsed)
+                # `active_at` may be of up to a tick before what it stands for, and of a long one
+                # for a while after ticks have become short.
+                if tick == TICK or server.now - self._coarse_to >= _PRESSED:
+                    self._look_at_sleepers(pressed, server.now - elapsed)
             except Exception as bug:
                 server.log_bug("janitor", bug)
             self.passed_at = server.clock()
@@ -83,6 +88,13 @@ class Janitor:
         if now >= self._period_at:
             self._period_at = now + server.config.stats_period
             server.period_is_over()
+
+    def _look_at_sleepers(self, pools: Sequence[Pool], now: float) -> None:
+        for pool in pools:
+            try:
+                release.look(pool, now)
+            except Exception as bug:
+                self._server.log_bug(repr(pool), bug)
 
     def _look_at_pool(self, pool: Pool, now: float, elapsed: float) -> None:
         leased = running = 0
