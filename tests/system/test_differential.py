@@ -134,7 +134,9 @@ def as_documented(said: list[object], expected: list[object]) -> list[object]:
     found: list[object] = []
     nothing: list[object] = []
     for ours, theirs in zip_longest(units(said), units(expected), fillvalue=nothing):
-        is_gone = ours[-2:] == GONE and theirs[-1:] == GONE[-1:]
+        before = len(ours) - len(GONE)
+        described = theirs[before : before + 1] == [("n", b"")] and theirs[-1:] == GONE[-1:]
+        is_gone = ours[-len(GONE) :] == GONE and ours[:before] == theirs[:before] and described
         found += theirs if is_gone else ours
     return found
 
