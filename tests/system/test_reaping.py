@@ -16,7 +16,7 @@ import pytest
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-from tests.system.proxy import OTHER_USER, Proxy, ask, direct, pids, token
+from tests.system.proxy import OTHER_USER, Proxy, ask, complaints, direct, pids, token, wait_until
 
 QUICK: Final = "quick"
 
@@ -67,6 +67,14 @@ def sleep(proxy: Proxy, times: int = 1) -> None:
     proxy.wait_for("reaped", times)
 
 
+def sleep_till_clean(proxy: Proxy, times: int = 1) -> None:
+    """The same, until nobody is in a transaction: who speaks before the ROLLBACK is answered gets
+    another backend.
+    """
+    sleep(proxy, times)
+    wait_until(lambda: complaints(proxy.server), lambda found: not found)
+
+
 # psycopg 3.
 
 
@@ -76,7 +84,7 @@ def test_psycopg3(proxy: Proxy, table: str, threshold: int | None) -> None:
     with proxy.connect(QUICK, prepare_threshold=threshold) as connection:
         connection.execute(insert, ["lost"])
         before = pids(proxy.server)
-        sleep(proxy)
+        sleep_till_clean(proxy)
         with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout) as caught:
             connection.execute(insert, ["lost too"])
         assert caught.value.diag.severity_nonlocalized == "ERROR"
@@ -257,7 +265,7 @@ def test_psycopg2(proxy: Proxy, table: str) -> None:
     cursor = connection.cursor()
     cursor.execute(insert, ["lost"])
     before = pids(proxy.server)
-    sleep(proxy)
+    sleep_till_clean(proxy)
     with pytest.raises(psycopg2.errors.IdleInTransactionSessionTimeout):
         cursor.execute(insert, ["lost"])
     with pytest.raises(psycopg2.errors.InFailedSqlTransaction):
@@ -316,7 +324,7 @@ async def test_asyncpg(proxy: Proxy, table: str, cache: int) -> None:
     await transaction.start()
     await connection.execute(insert, "lost")
     before = pids(proxy.server)
-    await asyncio.to_thread(sleep, proxy)
+    await asyncio.to_thread(sleep_till_clean, proxy)
     with pytest.raises(asyncpg.IdleInTransactionSessionTimeoutError):
         await connection.execute(insert, "lost")
     with pytest.raises(asyncpg.InFailedSQLTransactionError):
@@ -327,7 +335,7 @@ async def test_asyncpg(proxy: Proxy, table: str, cache: int) -> None:
     transaction = connection.transaction()
     await transaction.start()
     await connection.execute(insert, "lost")
-    await asyncio.to_thread(sleep, proxy, 2)
+    await asyncio.to_thread(sleep_till_clean, proxy, 2)
     with pytest.raises(asyncpg.IdleInTransactionSessionTimeoutError):
         await transaction.commit()
     mine = token()
@@ -336,7 +344,7 @@ async def test_asyncpg(proxy: Proxy, table: str, cache: int) -> None:
     transaction = connection.transaction()
     await transaction.start()
     await connection.execute(insert, "lost")
-    await asyncio.to_thread(sleep, proxy, 3)
+    await asyncio.to_thread(sleep_till_clean, proxy, 3)
     await transaction.rollback()
     assert await connection.fetchval("SELECT $1::text", mine) == mine
     assert pids(proxy.server) == before
@@ -376,7 +384,7 @@ def test_action_disconnect(proxy: Proxy) -> None:
     with proxy.connect("thrown_out") as connection:
         ask(connection)
         before = pids(proxy.server)
-        sleep(proxy)
+        sleep_till_clean(proxy)
         with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout) as caught:
             ask(connection)
         assert caught.value.diag.severity_nonlocalized == "FATAL"

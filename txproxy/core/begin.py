@@ -60,7 +60,7 @@ def ahead(session: "Session", fifo: "Fifo") -> bytes:
     """The BEGIN that is owed, to go in front of the client's next unit in the same write."""
     text = session.begin
     session.begin = b""
-    session.said = release.Said(text) if session.settings.early_release != "off" else None
+    session.said.begins(text if session.settings.early_release != "off" else b"")
     if text.startswith(release.AGAIN):
         session.stats.begun_again += 1
     fifo.begin_ahead(session.begin_closes)

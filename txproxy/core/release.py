@@ -7,7 +7,7 @@ transaction has left nothing behind. Whether it has, is asked in steps, the chea
 only of those that sleep:
 
     what we know        the whole BEGIN, READ COMMITTED, status T, no pin, no portal (`obstacle`)
-    what was said       plain reads, of functions that keep nothing (eligible.py)
+    what was said       plain reads, of functions that keep nothing (said.py, eligible.py)
     what the server     that it holds no transaction id, no snapshot, and no lock but those of
     says                readers, asked on a connection of its own (net/monitor.py)
 
@@ -22,77 +22,25 @@ from typing import TYPE_CHECKING, Final
 from txproxy.core import endings, transaction
 from txproxy.core.exchange import Exchange
 from txproxy.core.offenders import RELEASED
+from txproxy.core.said import Said
 from txproxy.core.transaction import OPEN
 from txproxy.wire import encode, lexer
-from txproxy.wire.codes import BIND, CLOSE, EXECUTE, IN_TRANSACTION, SYNC
+from txproxy.wire.codes import CLOSE, IN_TRANSACTION, SYNC
 
 if TYPE_CHECKING:
     from txproxy.core.backend import Backend
     from txproxy.core.pool import Pool
     from txproxy.core.session import Session
 
-_TEXTS_LIMIT: Final = 32
-_SIZE_LIMIT: Final = 16 << 10  # bytes
 _CANDIDATES_LIMIT: Final = 100  # that are asked about at once
 _RESTS: Final = 20.0  # times as long as the last question took, before the next
 _ISOLATION: Final = re.compile(rb"isolation level (read committed)?")
 _MODE: Final = re.compile(rb"\bread (only|write)\b")
-_RUNS: Final = b"\0\0\0\0\0"  # of an Execute: the unnamed portal, all of its rows
 
 AGAIN: Final = b"BEGIN ISOLATION LEVEL READ COMMITTED, READ "
 """A transaction is begun again in the same terms, whatever the defaults are by then."""
 
 NO_BEGIN: Final = "its BEGIN came with something else (or deferred_begin is off)"
-
-
-class Said:
-    """What was said in the transaction that is open: `begin`, then each text once.
-
-    why   it cannot be released, whatever else there is; "" if it may
-    portal      the unnamed one was run, and stays on the server with its snapshot
-    looked_at   the session's `active_at` when it was last looked at, with `found` for an answer
-    """
-
-    __slots__ = ("begin", "found", "looked_at", "portal", "size", "texts", "why")
-
-    def __init__(self, begin: bytes) -> None:
-        self.begin = begin
-        self.texts: dict[bytes, None] = {}
-        self.size = 0
-        self.why = ""
-        self.portal = False
-        self.looked_at = -1.0
-        self.found = ""
-
-    def say(self, text: bytes) -> None:
-        """A statement, or several."""
-        if self.why or text in self.texts:
-            return
-        self.size += len(text)
-        if self.size > _SIZE_LIMIT or len(self.texts) >= _TEXTS_LIMIT:
-            self.refuse("it has said more than is kept of it")
-        else:
-            self.texts[text] = None
-
-    def refuse(self, why: str) -> None:
-        """Something that needs no second look."""
-        self.why = self.why or why
-        self.texts.clear()
-
-    def executes(self, head: bytes) -> None:
-        """An Execute whose body begins so."""
-        self.portal = True
-        if head != _RUNS:
-            self.refuse("it fetches from a portal")
-
-    def synced(self, unit: "Exchange") -> None:
-        """A Sync that does not follow an Execute: a portal that was bound and not run stays."""
-        for kind in reversed(unit.owed):
-            if kind == EXECUTE:
-                return
-            if kind & 0xFF == BIND:
-                self.refuse("it has bound a portal and not run it")
-                return
 
 
 class Watch:
@@ -125,9 +73,8 @@ class Candidate:
 
     @property
     def texts(self) -> list[bytes]:
-        """What it has said."""
-        said = self.session.said
-        return list(said.texts) if said is not None else []
+        """What it has said, each text once."""
+        return list(dict.fromkeys(self.session.said.texts))
 
 
 def look(pool: "Pool", now: float) -> None:
@@ -156,7 +103,7 @@ def _active_at(candidate: Candidate) -> float:
 def _may_be(session: "Session", now: float) -> bool:
     """Whether it is worth a question."""
     said = session.said
-    if said is None or session.answers.state != OPEN or said.looked_at == session.active_at:
+    if not said.begin or session.answers.state != OPEN or said.looked_at == session.active_at:
         return False
     settings = session.settings
     idle = now - session.active_at
@@ -189,10 +136,9 @@ def _close_portal(session: "Session", said: Said) -> None:
 
 def obstacle(session: "Session") -> str:
     """Why it cannot be released, by what is known here; "" if nothing is in the way."""
-    said = session.said
     if session.settings.early_release == "off":
         return "early_release is off"
-    if said is None:
+    if not session.said.begin:
         return NO_BEGIN
     if session.pin or session.kept is not None:
         return f"it keeps its backend: {session.pin or 'settings'}"
@@ -204,16 +150,15 @@ def obstacle(session: "Session") -> str:
         return "a unit of it is open"
     if len(session.pool.settings.hosts) > 1:
         return "its pool has several servers"
-    return said.why
+    return session.said.why
 
 
 def terms(session: "Session") -> bytes:
     """READ COMMITTED as `AGAIN`, with what it may write; b"" if it is another isolation level, or
     not known.
     """
-    said = session.said
     watch = session.pool.watch
-    begin = _words(said.begin, session.strings_conform) if said is not None else b""
+    begin = _words(session.said.begin, session.strings_conform)
     if not begin:
         return b""
     wanted = session.wanted.by_name
@@ -243,8 +188,6 @@ def _words(begin: bytes, conforming: bool) -> bytes:
 def refuse(session: "Session", why: str) -> None:
     """It is not released, and not asked about again until its client has spoken."""
     said = session.said
-    if said is None:
-        return
     said.looked_at = session.active_at
     if not said.found:
         session.stats.releases_refused += 1
@@ -284,7 +227,6 @@ def answered(pool: "Pool", candidates: list[Candidate], took: float) -> None:
 
 def _report(session: "Session") -> None:
     said = session.said
-    assert said is not None
     if said.looked_at < 0:
         session.stats.would_release += 1
     said.looked_at = session.active_at
@@ -299,7 +241,7 @@ def _release(session: "Session", backend: "Backend") -> None:
     session.begin = terms(session)
     session.begin_closes = True
     session.released_at = session.outside.now
-    session.said = None
+    session.said.begin = b""
     session.unnamed = False
     session.own_terms = False
     answers.state = transaction.after(OPEN, transaction.RELEASE)
@@ -315,6 +257,6 @@ def why_held(session: "Session") -> str:
         return ""
     why = obstacle(session)
     said = session.said
-    if not why and said is not None and said.looked_at == session.active_at:
+    if not why and said.looked_at == session.active_at:
         why = said.found
     return why or session.pool.watch.trouble or "nothing: it may be released"

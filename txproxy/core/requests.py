@@ -164,8 +164,9 @@ def _query(session: "Session", data: bytes, i: int, end: int) -> int:
         if verdict != FORWARD:
             return verdict
     exchange = fifo.sent(QUERY)
-    if session.said is not None:
-        session.said.say(text if end <= len(data) else _NOT_WHOLE)
+    said = session.said
+    if said.begin and judged.kind != sql.COMMIT:
+        said.say(text if end <= len(data) else _NOT_WHOLE)
     if judged is not _STATELESS and exchange is not None:
         _note(session, judged, exchange, text)
     if end > len(data):
@@ -296,6 +297,7 @@ def _refused_or_late(session: "Session", backend: "Backend", judged: sql.Judgeme
 
 
 def _begins(session: "Session", exchange: "Exchange") -> None:
+    session.said.begin = b""
     if not exchange.begins and session.backend is not None:
         exchange.begins = True
         session.backend.fifo.begins += 1
@@ -340,11 +342,11 @@ def _extended(session: "Session", kind: int, data: bytes, i: int, end: int) -> i
     said = session.said
     if kind == EXECUTE:
         session.stats.queries += 1
-        if said is not None:
+        if said.begin:
             said.executes(data[i + 5 : i + 10])
     elif kind == SYNC:
         session.unnamed = False
-        if said is not None and exchange is not None:
+        if said.begin and exchange is not None:
             said.synced(exchange)
     elif kind == FUNCTION_CALL:
         session.pin_for("FunctionCall")
@@ -387,13 +389,13 @@ def _goes_on(session: "Session", kind: int, data: bytes, i: int) -> bool:
     if kind == SYNC:
         unit.open = False
         session.unnamed = False
-        if said is not None and unit.owed[-2] != EXECUTE:
+        if said.begin and unit.owed[-2] != EXECUTE:
             said.synced(unit)
     elif kind != DESCRIBE:
         unit.executes = True
         if kind == EXECUTE:
             session.stats.queries += 1
-            if said is not None:
+            if said.begin:
                 said.executes(data[i + 5 : i + 10])
         else:
             session.stats.binds += 1
@@ -439,7 +441,7 @@ def _parse(session: "Session", backend: "Backend", data: bytes, i: int, end: int
     judged = _judge_parsed(session, text) if whole else _TOO_LONG
     if end > len(data):
         state.scan(session, data[i:])
-    if session.said is not None:
+    if session.said.begin:
         session.said.say(text if whole else _NOT_WHOLE)
     session.statement = text[:SHOWN_LIMIT]
     session.statement_end = text[-SHOWN_LIMIT:] if len(text) > SHOWN_LIMIT else b""
@@ -559,13 +561,13 @@ def _bind(session: "Session", backend: "Backend", data: bytes, i: int) -> int:
         return FORWARD
     if portal_end > i + 5:
         session.resumes = True
-        if session.said is not None:
+        if session.said.begin:
             session.said.refuse("it has bound a portal with a name")
     if name_end == portal_end + 1:
         return _of_unnamed(session, backend, BIND, i)
     name = data[portal_end + 1 : name_end]
     statement = _named(session, name)
-    if session.said is not None:
+    if session.said.begin:
         session.said.say(statement.text if statement is not None else _NOT_WHOLE)
     if statement is None:
         return _not_ours(session, backend, BIND, name)
@@ -657,7 +659,7 @@ def _of_unnamed(session: "Session", backend: "Backend", kind: int, i: int) -> in
     exchange = fifo.sent(kind)
     if kind == BIND and exchange is not None:
         _bound(session, judged, exchange, None, text)
-        if session.said is not None:
+        if session.said.begin:
             session.said.say(text)
         session.statement = text
         session.statement_end = b""

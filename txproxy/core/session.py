@@ -17,6 +17,7 @@ from txproxy.core.backend import REPLAYING, RESTORING
 from txproxy.core.exchange import Fifo
 from txproxy.core.ports import ClientPort, next_id
 from txproxy.core.requests import FORWARD, HEAD, HOLD, REPLACE, SKIP, STOP, WAIT
+from txproxy.core.said import Said
 from txproxy.core.settings import (
     FOLLOWED,
     Settings,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from txproxy.core.claims import Claim
     from txproxy.core.listening import Listening
     from txproxy.core.pool import Pool
-    from txproxy.core.release import Said
 
 _LEAST: Final = client_least()
 _LIMITS: Final = client_limits()
@@ -68,7 +68,7 @@ class Session:
     pid       the process id that its client was told; 0: none yet
     told      the parameters that its client was last told, by the server's spelling
     begin     the BEGIN that no backend has heard of yet: see begin.py
-    said      what was said behind it since: see release.py; None: not known
+    said      what was said behind it since: see said.py
     names     what its names of prepared statements mean: see statements.py
     resumes   there may be a savepoint or a portal with a name in its transaction: that stays on its
               backend when it fails
@@ -196,7 +196,7 @@ class Session:
         self.resumes = False
         self.checks = False  # it waits for the answer to a Describe of ours
         self.stale: Statement | None = None  # what that found to be other than it was
-        self.said: Said | None = None
+        self.said = Said()
         self.begin = b""
         self.begin_closes = False  # whether there is no portal of it left, as behind a Query
         self.strings_conform = True  # as the server reports at login, and later
@@ -564,7 +564,7 @@ class Session:
             answers.state = transaction.after(answers.state, transaction.READY_OPEN)
             return
         self.stats.xacts += 1
-        self.said = None
+        self.said.begin = b""
         if answers.state != NONE:
             if answers.state == OPEN:
                 self.stats.transactions.observe(self.active_at - self.begun_at)

@@ -236,7 +236,7 @@ def chained(session: "Session") -> None:
     first has set stays when the second is rolled back, and only the server knows what that was.
     """
     session.settled = session.wanted
-    session.said = None
+    session.said.begin = b""
     kept = session.kept
     if kept is None:
         kept = session.kept = Kept()
