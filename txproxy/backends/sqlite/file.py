@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from threading import get_ident, main_thread
 from time import monotonic
 from typing import Final, Protocol
 
@@ -183,8 +184,13 @@ class File:
 
     def ask(self, job: Job) -> None:
         """Stand in the queue for the token."""
-        if self.tokens.ask(job):
+        if self.tokens.ask(job) and not self.writer.take_here(job):
             self.writer.wake()
+
+    def held(self, job: Job) -> None:
+        """One of the token's holder."""
+        if not self.writer.held_here(job):
+            self.writer.give(job)
 
     # Reading.
 
@@ -278,10 +284,13 @@ class File:
         self.rolled_back += 1
         self.writer.do(Writer.roll_back)
 
-    # What comes back; the first three are called by the threads.
+    # What comes back; the first three are called by the threads, the first by the loop's as well.
 
     def _deliver(self, jobs: list[Job]) -> None:
-        self._loop.call_soon_threadsafe(self._finished, jobs)
+        if get_ident() == main_thread().ident:
+            self._loop.call_soon(self._finished, jobs)
+        else:
+            self._loop.call_soon_threadsafe(self._finished, jobs)
 
     def _deliver_one(self, job: Job) -> None:
         self._loop.call_soon_threadsafe(job.owner.finished, job)

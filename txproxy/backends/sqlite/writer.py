@@ -6,12 +6,18 @@ more units: what has come while the last batch was synced is the next one.
 
 If the transaction of a batch vanishes (a statement may roll back all of it) or one unit leaves a
 foreign key violated, nothing has been answered yet: each call is run again by itself.
+
+To wake a thread and to be woken by it takes longer than many a statement. So the loop's thread
+runs short ones of the holder's itself (`held_here`, `take_here`), if the writer's has nothing to
+do: only what is over in a moment whatever is in the file (`programs`), and what no disk is waited
+for.
 """
 
 import threading
 import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
+from threading import Lock
 from time import monotonic, sleep
 from typing import Final
 
@@ -36,8 +42,14 @@ _LONGEST_NAP: Final = 0.01
 _COMMIT_PATIENCE: Final = 10.0  # seconds for readers to let a commit through, off WAL
 
 _ENDINGS: Final = (Kind.COMMIT, Kind.ROLLBACK)
+_HOLDERS: Final = (calls.HOLDING, calls.HELD)
+# None waits for the disk, but for a COMMIT without a train.
+_SHORT: Final = frozenset(
+    {Kind.COMMIT, Kind.ROLLBACK, Kind.SAVEPOINT, Kind.RELEASE, Kind.ROLLBACK_TO}
+)
 
 Deliver = Callable[[list[Job]], None]
+Item = list[Job] | Job | Callable[[], None]
 
 
 class Writer:
@@ -55,7 +67,9 @@ class Writer:
         self._deliver = deliver
         self._train = train
         self._commit = deliver if train is None else train.board
-        self._inbox: SimpleQueue[Job | Callable[[], None] | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Item | None] = SimpleQueue()
+        self._using = Lock()  # all but the inbox
+        self._is_here = False  # it is the loop that uses it, and must not wait
         self._needed: list[str] = []  # functions that came after the connection
         self._connection: apsw.Connection | None = None
         self._guard: Guard
@@ -104,7 +118,65 @@ class Writer:
         if self.running is job and self._connection is not None:
             self._connection.interrupt()
 
-    # All below runs in the thread.
+    # In the loop's thread, in place of the writer's.
+
+    def held_here(self, job: Job) -> bool:
+        """Run a job of the holder's, if it is short and the thread does nothing."""
+        if not (self._is_short(job) and self._inbox.empty() and self._using.acquire(False)):
+            return False
+        try:
+            self._run_here(job)
+            if self._tokens.holder is None:
+                self._go_on_here()
+        finally:
+            self._using.release()
+        return True
+
+    def take_here(self, job: Job) -> bool:
+        """Give the token to the only one in the queue, while the thread sleeps, if what it wants is
+        short.
+        """
+        if not (self._is_short(job) and self._using.acquire(False)):
+            return False
+        try:
+            self._go_on_here()
+        finally:
+            self._using.release()
+        return True
+
+    def _go_on_here(self) -> None:
+        """The token is free: give it to whose turn it is."""
+        if self.checkpoints.is_due or self._connection is None:
+            self.wake()
+            return
+        while batch := self._tokens.next():
+            if not self._is_short(batch[0]):
+                self._inbox.put(batch)
+                return
+            self._run_here(batch)
+            if self._tokens.first() is batch[0]:
+                self.wake()  # another process has the lock: the thread can wait for it
+                return
+
+    def _run_here(self, item: Job | list[Job]) -> None:
+        self._is_here = True
+        self._run(item)
+        self._is_here = False
+
+    def _is_short(self, job: Job) -> bool:
+        if job.kind not in _HOLDERS or self._needed or not self._settings.is_wal:
+            return False
+        train = self._train
+        if train is not None and train.is_broken:
+            return False
+        for call in job.calls:
+            statement = call.portal.statement
+            is_synced = statement.kind is Kind.COMMIT and train is None
+            if is_synced or not (statement.is_short or statement.kind in _SHORT or call.is_void):
+                return False
+        return True
+
+    # All below runs in one thread at a time.
 
     def connect(self) -> apsw.Connection:
         """The connection. Raises what opening the file raises."""
@@ -145,28 +217,37 @@ class Writer:
     def _serve(self) -> None:
         while True:
             # What was put in comes first: RECONNECT must not wait for a queue that never ends.
-            batch = self._tokens.next() if self._inbox.empty() else []
-            item = batch or self._inbox.get()
+            with self._using:
+                while self._inbox.empty() and (batch := self._tokens.next()):
+                    self._run(batch)
+                    self._checkpoint_if_due()
+            item = self._inbox.get()
             if item is None:
                 break
-            try:
-                self._do(item)
-            except Exception as error:  # noqa: BLE001 - a bug: nobody is to wait for ever
-                self._broken(item, error)
+            with self._using:
+                self._run(item)
+                self._checkpoint_if_due()
         self.disconnect()
 
-    def _do(self, item: list[Job] | Job | Callable[[], None]) -> None:
+    def _run(self, item: Item) -> None:
+        try:
+            self._do(item)
+        except Exception as error:  # noqa: BLE001 - a bug: nobody is to wait for ever
+            self._broken(item, error)
+
+    def _do(self, item: Item) -> None:
         if isinstance(item, list):
             self._take(item)
         elif isinstance(item, Job):
             self._held(item)
         else:
             item()
-            return
+
+    def _checkpoint_if_due(self) -> None:
         if self.checkpoints.is_due and self._connection and self._tokens.holder is None:
             self.checkpoints.run(self._connection)
 
-    def _broken(self, item: list[Job] | Job | Callable[[], None], error: Exception) -> None:
+    def _broken(self, item: Item, error: Exception) -> None:
         traceback.print_exc()
         self.running = None
         self.disconnect()
@@ -233,7 +314,7 @@ class Writer:
         """SQLite's busy handler: another process has the lock."""
         if not naps:
             self.counters.busy_foreign += 1
-        if self._until and monotonic() >= self._until:
+        if self._is_here or (self._until and monotonic() >= self._until):
             return False
         if any(job.cancelled for job in self._batch):
             return False
