@@ -45,6 +45,7 @@ class File:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, path: str, settings: Settings) -> None:
         self._loop = loop
+        self._loop_thread = main_thread().ident
         self.path = path
         self.database = ""  # what the first client called it
         self.settings = settings
@@ -287,7 +288,7 @@ class File:
     # What comes back; the first three are called by the threads, the first by the loop's as well.
 
     def _deliver(self, jobs: list[Job]) -> None:
-        if get_ident() == main_thread().ident:
+        if get_ident() == self._loop_thread:
             self._loop.call_soon(self._finished, jobs)
         else:
             self._loop.call_soon_threadsafe(self._finished, jobs)
