@@ -20,6 +20,7 @@ from txproxy.backends.sqlite.reader import Reader
 from txproxy.backends.sqlite.statements import Statement
 from txproxy.backends.sqlite.tokens import Tokens
 from txproxy.backends.sqlite.train import Train
+from txproxy.backends.sqlite.work import Work
 from txproxy.backends.sqlite.writer import Writer
 
 READERS: Final = 64
@@ -123,7 +124,7 @@ class File:
             return
         self.settings = replace(self.settings, functions=(*self.settings.functions, function))
         opening.register(self._inspector, function)
-        self.writer.need(self.settings, function)
+        self.writer.work.need(self.settings, function)
         self._dismiss_idle()
         self.schema_changed()
 
@@ -261,10 +262,10 @@ class File:
     def inspect_on_writer(self, sql: bytes, then: Callable[[Statement | Exception], None]) -> None:
         """The same, in the transaction of the token's holder."""
 
-        def run(writer: Writer) -> None:
+        def run(work: Work) -> None:
             found: Statement | Exception
             try:
-                connection = writer.connect()
+                connection = work.connect()
                 statements.refresh(connection)
                 found = statements.inspect(connection, sql.decode())
             except Exception as error:  # noqa: BLE001 - it is told to whoever has asked
@@ -283,7 +284,7 @@ class File:
     def roll_back(self) -> None:
         """End the transaction of the token's holder."""
         self.rolled_back += 1
-        self.writer.do(Writer.roll_back)
+        self.writer.do(Work.roll_back)
 
     # What comes back; the first three are called by the threads, the first by the loop's as well.
 
@@ -297,7 +298,7 @@ class File:
         self._loop.call_soon_threadsafe(job.owner.finished, job)
 
     def _reopen(self) -> None:
-        self.writer.do(Writer.disconnect)
+        self.writer.do(Work.disconnect)
 
     def _finished(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -337,10 +338,14 @@ class File:
     def _check_wal(self, now: float) -> None:
         """Nobody writes: a good time for a checkpoint."""
         is_idle = not self.tokens and self.tokens.holder is None and now - self.writer.since > _IDLE
-        if is_idle and now - self._checked > _IDLE and self.writer.checkpoints.is_due_when_idle:
+        if (
+            is_idle
+            and now - self._checked > _IDLE
+            and self.writer.work.checkpoints.is_due_when_idle
+        ):
             self._checked = now
             nobody_reads = not self.leased
-            self.writer.do(lambda writer: writer.checkpoint(nobody_reads))
+            self.writer.do(lambda work: work.checkpoint(nobody_reads))
 
     def overdue(self, now: float, patience: float) -> bool:
         """Whether a statement goes on so long after it should have stopped."""
