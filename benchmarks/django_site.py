@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import sqlite3
 import sys
 import threading
@@ -83,12 +84,12 @@ class Task(models.Model):  # type: ignore[misc]  # Django has no types
 
 @dataclass(frozen=True)
 class Order:
-    """What is done, and for how long. `start` is the monotonic clock's, and not for `mix`."""
+    """What is done, and for how long. `start` and `port` are for `browse` alone."""
 
     seconds: float = 0.0
-    start: float = 0.0
     clients: int = 1
     writers: float = 0.0  # the share of requests that write
+    start: float = 0.0
     port: int = 0  # of the web server
 
 
@@ -151,11 +152,12 @@ application = get_wsgi_application()
 
 def mix(order: Order) -> list[Request]:
     """All requests of all processes."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that daemons end as well
     forks = multiprocessing.get_context("fork")
     pipes, children = [], []
-    for client in range(1, order.clients + 1):
+    for number in range(1, order.clients + 1):
         ours, theirs = forks.Pipe()
-        child = forks.Process(target=work, args=(order, client, theirs))
+        child = forks.Process(target=work, args=(order, number, theirs), daemon=True)
         child.start()
         theirs.close()  # so that a child that dies is noticed
         pipes.append(ours)
@@ -256,12 +258,14 @@ def client(order: Order, number: int, requests: list[Request]) -> None:
 # The task queue.
 
 
-def queue(order: Order) -> dict[str, Any]:
-    """Do all tasks that come until the time is over, and then those that are left."""
+def queue(_: Order) -> dict[str, Any]:
+    """Do all tasks that come until SIGTERM, and then those that are left."""
     done: list[int] = []
     errors: Counter[str] = Counter()
-    stop = order.start + order.seconds
-    while (now := time.monotonic()) < stop + DRAIN:
+    asked_at: list[float] = []
+    signal.signal(signal.SIGTERM, lambda *_: asked_at.append(time.monotonic()))
+    while not asked_at or time.monotonic() < asked_at[0] + DRAIN:
+        was_asked = bool(asked_at)
         try:
             pk = take()
         except DatabaseError as error:
@@ -270,7 +274,7 @@ def queue(order: Order) -> dict[str, Any]:
             continue
         if pk:
             done.append(pk)
-        elif now > stop:
+        elif was_asked:
             break
         else:
             time.sleep(PAUSE)

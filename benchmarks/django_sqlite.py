@@ -50,7 +50,7 @@ MIX_WRITERS: Final = 0.1  # the share of requests that write
 WORKERS: Final = 3  # gunicorn's processes
 CLIENTS: Final = 6  # threads that speak HTTP
 SITE_WRITERS: Final = 0.25
-WARM_UP: Final = 1.0  # seconds
+WARM_UP: Final = 2.0  # seconds; the first connections load what is loaded once
 LEAD: Final = 1.0  # seconds that programs get to start
 
 
@@ -82,7 +82,7 @@ def measure(load: str, way: str, directory: Path, seconds: int) -> Sample:
     directory.mkdir()
     file = directory / "bench.sqlite3"
     stock = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(file)}
-    with program("make", stock, directory, Order(0)) as child:
+    with program("make", stock, directory, Order()) as child:
         finished(child, directory / "make.log")
     with contextlib.ExitStack() as stack:
         database: dict[str, Any] = {**stock, "CONN_MAX_AGE": None, "ATOMIC_REQUESTS": True}
@@ -101,7 +101,7 @@ def measure(load: str, way: str, directory: Path, seconds: int) -> Sample:
 
 def run_mix(database: dict[str, Any], directory: Path, seconds: int) -> list[Request]:
     """Processes that are nothing but requests."""
-    order = Order(seconds=WARM_UP + seconds, clients=PROCESSES, writers=MIX_WRITERS)
+    order = Order(WARM_UP + seconds, PROCESSES, MIX_WRITERS)
     with program("mix", database, directory, order) as child:
         return [Request(*each) for each in finished(child, directory / "mix.log")]
 
@@ -120,18 +120,14 @@ def run_site(
     options = {"env": in_environment(database), "cwd": directory}
     with process([*gunicorn, *where, *module], log, **options) as server:
         wait_for_port(server, port, log)
-        order = Order(
-            seconds=WARM_UP + seconds,
-            start=time.monotonic() + LEAD,
-            clients=CLIENTS,
-            writers=SITE_WRITERS,
-            port=port,
-        )
+        start = time.monotonic() + LEAD
+        order = Order(WARM_UP + seconds, CLIENTS, SITE_WRITERS, start, port)
         with (
             program("queue", database, directory, order) as queue,
             program("browse", database, directory, order) as browse,
         ):
             requests = [Request(*each) for each in finished(browse, directory / "browse.log")]
+            queue.terminate()  # it ends when there is nothing left
             return requests, finished(queue, directory / "queue.log")
 
 
@@ -171,11 +167,12 @@ def sample(
     wrong: dict[str, int | str],
     seconds: int,
 ) -> Sample:
-    """The figures: of requests that ended in the time that counts."""
+    """The figures: of requests that were made in the time that counts."""
     begin = min(request.began for request in requests) + WARM_UP
-    counted = [each for each in requests if begin <= each.ended < begin + seconds]
+    counted = [each for each in requests if each.began >= begin]
     took = sorted(each.ended - each.began for each in counted)
     writers = [each for each in counted if each.task or each.article]
+    tasks = sum(1 for each in requests if each.task and not each.error)
     done = None if told is None else len(told["done"])
     return Sample(
         per_second=sum(1 for each in counted if not each.error) / seconds,
@@ -187,16 +184,12 @@ def sample(
         failed=sum(1 for each in counted if each.error),
         writers=len(writers),
         writers_failed=sum(1 for each in writers if each.error),
-        errors=Counter(each.error for each in counted if each.error),
+        errors=dict(Counter(each.error for each in counted if each.error)),
         tasks_done=done,
-        tasks_left=None if done is None else acknowledged_tasks(requests) - done,
+        tasks_left=None if done is None else tasks - done,
         tasks_errors={} if told is None else told["errors"],
         wrong=wrong,
     )
-
-
-def acknowledged_tasks(requests: Sequence[Request]) -> int:
-    return sum(1 for each in requests if each.task and not each.error)
 
 
 # What people read.
@@ -271,8 +264,10 @@ perhaps a write. mix: {processes} processes send one after the other, and {mix:.
 an INSERT or an UPDATE. site: {workers} sync workers of gunicorn, {clients} HTTP clients,
 ATOMIC_REQUESTS, and {site:.0%} of the requests write both; what they INSERT are tasks, and a
 process beside them does these, each in a transaction that reads it with select_for_update() and
-saves it. "{stock}" is Django's own backend with its timeout of 5 s, "{immediate}" the same with
-that transaction_mode, in which every request takes the file's lock, whether it will write or not.
+saves it. "{stock}" is Django's own backend with its timeout of 5 s, "{immediate}" the same
+with that transaction_mode, in which every request takes the file's lock, whether it will write or
+not. "txproxy" rightly refuses a write, with SQLITE_BUSY_SNAPSHOT, if its request has read an
+article which another request has hit since; the others fail then and whenever anybody has written.
 
 requests/s are those that were answered without an error in the {seconds} s that count, after
 {warm_up:g} s; "to {stock}" is the proportion to that, the median of each round's. They and the
