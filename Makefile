@@ -24,15 +24,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests start the command hundreds of times: it is compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check fix bench bench-idle bench-latency bench-memory bench-sqlite compiled \
-	django-suite clean
+.PHONY: help demo test check fix bench bench-django-sqlite bench-idle bench-latency bench-memory \
+	bench-sqlite compiled django-suite clean
 
 help:
 	@echo "make demo      see the proxy at work, in front of a PostgreSQL of its own"
 	@echo "make test      every test, on a PostgreSQL of its own (or TXPROXY_TEST_PG_BIN=/path/to/bin)"
 	@echo "make check     formatting, lint, types and import contracts"
 	@echo "make fix       what of that can be put right by machine"
-	@echo "make bench     the throughput benchmark (bench-idle, -latency, -memory, -sqlite: the others)"
+	@echo "make bench     the throughput benchmark (bench-idle, -latency, -memory, -sqlite,"
+	@echo "               -django-sqlite: the others)"
 	@echo "make compiled  build the compiled wheel and test it, in $(COMPILED)"
 	@echo "make django-suite  Django's own tests through the proxy, next to a direct connection"
 	@echo "make clean     remove what the above have made"
@@ -70,6 +71,9 @@ bench-memory: $(VENV)/.demo
 
 bench-sqlite: $(VENV)/$(if $(PLOT),.bench,.demo)
 	$(BIN)/python benchmarks/sqlite_writers.py $(if $(PLOT),--plot $(PLOT))
+
+bench-django-sqlite: $(VENV)/.bench
+	$(BIN)/python benchmarks/django_sqlite.py
 
 clean:
 	rm -rf $(VENV) $(COMPILED) build txproxy.egg-info .mypy_cache .ruff_cache .pytest_cache
