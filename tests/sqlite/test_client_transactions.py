@@ -138,6 +138,26 @@ def test_an_open_cursor_does_not_hide_that_others_wrote(shared: Endpoint, databa
         db.rollback()
 
 
+@pytest.mark.parametrize("is_many", [False, True])
+def test_a_cursor_outlives_the_first_write(
+    shared: Endpoint, database: str, reads: str, is_many: bool
+) -> None:
+    with client(shared, database, reads, isolation_level=None) as db:
+        filling = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 30000)"
+        db.execute(f"{filling} INSERT INTO t SELECT i, printf('%0100d', i) FROM n")
+        db.execute("INSERT INTO t VALUES (0, 0)")
+        db.execute("BEGIN")
+        cursor = db.execute("SELECT a, b FROM t ORDER BY a")
+        assert cursor.fetchone() == (0, 0)
+        if is_many:
+            db.executemany("UPDATE t SET b = ? WHERE a = 0", [(1,), (2,)])
+        else:
+            db.execute("UPDATE t SET b = 2 WHERE a = 0")
+        assert db.execute("SELECT b FROM t WHERE a = 0").fetchall() == [(2,)]
+        assert [a for a, _ in cursor.fetchall()] == [*range(1, 30_001)]
+        db.execute("COMMIT")
+
+
 def test_savepoints(shared: Endpoint, database: str, reads: str) -> None:
     with client(shared, database, reads, isolation_level=None) as db:
         db.execute("BEGIN")

@@ -39,6 +39,7 @@ from txproxy.wire.codes import IDLE, IN_FAILED
 _ELSEWHERE: Final = frozenset((1, 8, 10, 14, 26))
 """ERROR, READONLY, IOERR, CANTOPEN, NOTADB of a reader here: let the server say what there is."""
 
+_MAY_WRITE: Final = (Kind.WRITE, Kind.OTHER)
 _BEGIN: Final = Statement("BEGIN")
 _LOST: Final = "the connection was lost, and with it the transaction"
 _STALE: Final = "the transaction was rolled back: others had written since it read"
@@ -74,6 +75,7 @@ class Engine:
         self._begun = ""  # the BEGIN that is not sent yet
         self._savepoints: Savepoints | None = None
         self._snapshot: Snapshot | None = None  # what this transaction has read here
+        self._has_written = False  # the server's transaction, as far as is known
         self._failed = ""  # why nothing runs until the transaction is ended
         self.functions: set[str] = set()  # that readers know, lower-case
         self.trace: Callable[[str], object] | None = None  # of what goes to the server
@@ -151,6 +153,7 @@ class Engine:
         if self.trace is not None:
             self.trace(statement.sql)
         opening = [] if statement.is_apart else self._opening()
+        self._keep_what_ends(statement)
         status = self._session.status
         rows = FIRST_ROWS if statement.kind is Kind.READ else 0
         try:
@@ -161,6 +164,7 @@ class Engine:
         if opening:
             self._arrived(answer, len(opening))
         self._raise(answer)
+        self._has_written |= statement.kind is Kind.WRITE
         changes = self.changes.count(answer.tags[len(opening) :])
         if answer.columns is None:
             return Outcome(None, None, changes)
@@ -182,6 +186,7 @@ class Engine:
         changes = 0
         for batch in adapters.batches(statement.names, parameters):
             opening = self._opening()
+            self._keep_what_ends(statement)
             status = self._session.status
             try:
                 answer = self._session.run_many(statement, batch, before=opening)
@@ -193,6 +198,7 @@ class Engine:
             for tag in answer.tags[len(opening) :]:
                 changes += max(0, self.changes.count([tag]))
             self._raise(answer)
+            self._has_written |= statement.kind is Kind.WRITE
         return changes
 
     def script(self, sql: str) -> None:
@@ -315,6 +321,13 @@ class Engine:
         for rows in list(self._open):
             rows.keep()
         self._open.clear()
+
+    def _keep_what_ends(self, statement: Statement) -> None:
+        """The server's snapshot ends when the transaction begins to write, with all portals."""
+        if self._session.status == IDLE:
+            self._has_written = False
+        elif not self._has_written and statement.kind in _MAY_WRITE:
+            self._keep_open()
 
     # From here to the server
 
