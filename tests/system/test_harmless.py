@@ -249,9 +249,10 @@ def test_what_changes_the_session_is_not_harmless(place: EmbeddedPostgres) -> No
 
 def test_what_the_corpus_changes_was_said(place: EmbeddedPostgres) -> None:
     own = session(place)
-    r = random.Random(2)
+    # on each server in other states, and other transactions
+    r = random.Random(place.version)
     with own.connection:
-        assert lies(own, r.sample(SEEDS * 2, 2 * len(SEEDS)), r) == []
+        assert lies(own, r.sample(SEEDS, len(SEEDS)), r) == []
 
 
 @pytest.mark.parametrize("conforming", [True, False], ids=["conforming", "escaping"])
