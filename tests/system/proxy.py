@@ -119,28 +119,30 @@ def pids(server: EmbeddedPostgres) -> set[int]:
 def complaints(server: EmbeddedPostgres) -> list[str]:
     """What is not clean about the proxy's backends, from outside: transactions, locks, tables."""
     with direct(server) as connection:
-        found = [
-            f"in a transaction: {each}" for each in _backends(connection) if each.in_transaction
-        ]
-        found += [
-            f"a lock: {row}"
-            for row in connection.execute(
-                "SELECT a.pid, l.locktype, l.mode, l.relation::regclass::text, l.objid"
-                " FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
-                " WHERE a.backend_type = 'client backend' AND a.usename <> 'postgres'"
-            )
-        ]
-        found += [
-            f"a temporary table: {name}"
-            for (name,) in connection.execute(
-                "SELECT oid::regclass::text FROM pg_class"
-                " WHERE relpersistence = 't' AND relkind IN ('r', 'S', 'v')"
-            )
-        ]
-        found += [
-            f"a prepared transaction: {name}"
-            for (name,) in connection.execute("SELECT gid FROM pg_prepared_xacts")
-        ]
+        return _complaints(connection)
+
+
+def _complaints(connection: psycopg.Connection[Any]) -> list[str]:
+    found = [f"in a transaction: {each}" for each in _backends(connection) if each.in_transaction]
+    found += [
+        f"a lock: {row}"
+        for row in connection.execute(
+            "SELECT a.pid, l.locktype, l.mode, l.relation::regclass::text, l.objid"
+            " FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
+            " WHERE a.backend_type = 'client backend' AND a.usename <> 'postgres'"
+        )
+    ]
+    found += [
+        f"a temporary table: {name}"
+        for (name,) in connection.execute(
+            "SELECT oid::regclass::text FROM pg_class"
+            " WHERE relpersistence = 't' AND relkind IN ('r', 'S', 'v')"
+        )
+    ]
+    found += [
+        f"a prepared transaction: {name}"
+        for (name,) in connection.execute("SELECT gid FROM pg_prepared_xacts")
+    ]
     return found
 
 
@@ -149,7 +151,11 @@ def assert_clean(server: EmbeddedPostgres) -> None:
 
     A client that has just left may have something cleaned up behind it: wait for that.
     """
-    left = wait_until(lambda: complaints(server), lambda found: not found)
+    _assert_none(lambda: complaints(server))
+
+
+def _assert_none(look: Callable[[], list[str]]) -> None:
+    left = wait_until(look, lambda found: not found)
     assert not left, left
 
 
@@ -236,6 +242,7 @@ class Proxy:
         self._ended = False
         self._used: set[tuple[str, str]] = set()
         self._marked = 0
+        self._admin: psycopg.Connection[Any] | None = None
 
     def __repr__(self) -> str:
         return f"<Proxy pid={self._process and self._process.pid} port={self.port}>"
@@ -264,6 +271,8 @@ class Proxy:
                 sys.stderr.write(f"the proxy's log:\n{self.log()}\n")
         finally:
             self.kill()
+            if self._admin is not None:
+                self._admin.close()
             self._directory.cleanup()
 
     @property
@@ -435,11 +444,17 @@ class Proxy:
     def wait_for(self, name: str, count: int = 1, **fields: object) -> Event:
         """Wait until there are `count` such events since the last mark; returns the last."""
         with self._news:
-            self._news.wait_for(
-                lambda: self._ended or len(self._find(name, fields, self._marked)) >= count,
-                PATIENCE,
-            )
-            found = self._find(name, fields, self._marked)
+            found: list[Event] = []
+            looked = self._marked
+
+            def enough() -> bool:
+                # at what is new only: of a crowd, there are thousands
+                nonlocal looked
+                found.extend(self._find(name, fields, looked))
+                looked = len(self._events)
+                return self._ended or len(found) >= count
+
+            self._news.wait_for(enough, PATIENCE)
         assert len(found) >= count, f"{len(found)} of {count} {name} {fields} in {self.log()}"
         return found[count - 1]
 
@@ -463,14 +478,25 @@ class Proxy:
         business first: call it when they are closed.
         """
         self.assert_no_bug()
-        assert_clean(self.server)
+        _assert_none(self._complaints)
         for dbname, user in sorted(self._used):
             size = self._pool_size(dbname, user)
             if size and self._databases.get(dbname, {}).get("pool_mode") != "session":
                 self._look_inside(dbname, user, size)
         self._used.clear()
-        assert_clean(self.server)
+        _assert_none(self._complaints)
         self.assert_no_bug()
+
+    def _complaints(self) -> list[str]:
+        """The same as `complaints`, which is asked for after each test: on a connection that is
+        kept, unless the server has ended it.
+        """
+        if self._admin is not None:
+            with contextlib.suppress(psycopg.OperationalError):
+                return _complaints(self._admin)
+            self._admin.close()
+        self._admin = direct(self.server)
+        return _complaints(self._admin)
 
     def _pool_size(self, dbname: str, user: str) -> int:
         tables = (self._users.get(user), self._databases.get(dbname))

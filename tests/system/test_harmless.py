@@ -3,8 +3,11 @@
 Thousands of statements are run on a direct connection, in autocommit, in a transaction that is
 rolled back, and in one that is committed. Whatever then is different in the session must have been
 said: which settings, that a pin is due, that one may be over, that it listens or notifies.
+
+TXPROXY_TEST_EXAMPLES=5000 makes up that many.
 """
 
+import os
 import random
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -19,7 +22,7 @@ from txproxy.cli.embedded import EmbeddedPostgres
 from txproxy.wire import sql
 from txproxy.wire.sql import Judgement, judge
 
-EXAMPLES = 1000
+EXAMPLES = int(os.environ.get("TXPROXY_TEST_EXAMPLES", "300"))
 DATABASE = "harmless"
 ROLE = "harmless"
 OTHER_ROLE = "harmless_other"
@@ -246,9 +249,10 @@ def test_what_changes_the_session_is_not_harmless(place: EmbeddedPostgres) -> No
 
 def test_what_the_corpus_changes_was_said(place: EmbeddedPostgres) -> None:
     own = session(place)
-    r = random.Random(2)
+    # on each server in other states, and other transactions
+    r = random.Random(place.version)
     with own.connection:
-        assert lies(own, r.sample(SEEDS * 2, 2 * len(SEEDS)), r) == []
+        assert lies(own, r.sample(SEEDS, len(SEEDS)), r) == []
 
 
 @pytest.mark.parametrize("conforming", [True, False], ids=["conforming", "escaping"])

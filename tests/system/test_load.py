@@ -3,6 +3,8 @@ end of the proxy while everybody works.
 
 Every answer has a token that no other statement has, so it can be no other client's. What was
 acknowledged is there once.
+
+TXPROXY_TEST_CROWD is how many come at once.
 """
 
 import asyncio
@@ -41,7 +43,7 @@ from tests.system.wire import AsyncWire, Closed, Message
 from txproxy.cli.embedded import EmbeddedPostgres
 from txproxy.wire.scram import ScramClient, Verifier
 
-CROWD: Final = 2000
+CROWD: Final = int(os.environ.get("TXPROXY_TEST_CROWD", "1000"))
 POOL: Final = 10
 WORKERS: Final = 20
 PASSWORD: Final = "a password of the clients"

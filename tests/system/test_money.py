@@ -3,10 +3,13 @@
 Each transfer moves an amount between two accounts and writes a row with a name of its own. At the
 end each account has what its rows say, the total is what it was, each acknowledged transfer is
 there, and none is there twice. Nobody kills a backend, and none is lost.
+
+TXPROXY_TEST_CRASHES raises how often processes are killed.
 """
 
 import asyncio
 import contextlib
+import os
 import random
 import subprocess
 import sys
@@ -33,6 +36,7 @@ POOL: Final = 4
 LIMIT: Final = 0.25  # seconds that a client may sleep in its transaction
 TOO_LONG: Final = 4 * LIMIT
 TRANSFERS: Final = 15  # of each client
+KILLS: Final = int(os.environ.get("TXPROXY_TEST_CRASHES", "8"))
 
 MOVE: Final = "UPDATE accounts SET balance = balance + {amount} WHERE id = {account}"
 NOTE: Final = "INSERT INTO transfers VALUES ('{name}', {source}, {target}, {amount})"
@@ -266,4 +270,4 @@ def test_clients_that_are_killed(proxy: Proxy, bank: set[str]) -> None:
         bank.update(line.strip() for line in said if line.endswith("\n"))
 
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(run_and_kill, range(16)))
+        list(threads.map(run_and_kill, range(KILLS)))
