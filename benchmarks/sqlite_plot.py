@@ -32,6 +32,7 @@ def draw(path: Path, results: Results, cells: Sequence[Cell]) -> None:
             sample = results.samples[cell.name, way][0]
             lines(axes, sample)
             axes.set_title(f"{cell.name}, {way}: {sample.per_second:,.0f}/s", fontsize=10)
+        row[0].set_ylim(bottom=0.0)  # of all of the row, when all is in it
         row[0].set_ylabel("rows of each process")
     for axes in grid[-1]:
         axes.set_xlabel("seconds")
@@ -44,6 +45,5 @@ def lines(axes: Axes, sample: Sample) -> None:
         rows = [0, *accumulate(timeline)]
         axes.plot([tick * TICK for tick in range(len(rows))], rows, linewidth=1.2)
     axes.margins(x=0.0)
-    axes.set_ylim(bottom=0.0)
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
