@@ -8,7 +8,7 @@ import pytest
 
 from tests.sqlite.endpoint import Endpoint, eventually
 from tests.sqlite.raw import Raw
-from txproxy.backends.sqlite import statements
+from txproxy.backends.sqlite import opening, statements
 
 TABLES = """
 CREATE TABLE parent (id INTEGER PRIMARY KEY, name TEXT UNIQUE);
@@ -22,16 +22,20 @@ CREATE INDEX child_parent ON child (parent);
 CREATE TABLE watched (id INTEGER PRIMARY KEY, body TEXT);
 CREATE TRIGGER watch AFTER INSERT ON watched BEGIN UPDATE child SET body = ''; END;
 CREATE VIRTUAL TABLE words USING fts5(word);
+CREATE TABLE replaced (id INTEGER PRIMARY KEY, name TEXT UNIQUE);
+CREATE TRIGGER replacing BEFORE DELETE ON replaced BEGIN UPDATE child SET body = ''; END;
 """
 ENDLESS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
 
 
 @pytest.fixture(scope="module")
-def schema() -> apsw.Connection:
-    connection = apsw.Connection(":memory:")
-    connection.execute("PRAGMA foreign_keys = ON")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> apsw.Connection:
+    path = tmp_path_factory.mktemp("short") / "a.db"
+    connection = apsw.Connection(str(path))
+    connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(TABLES)
-    return connection
+    connection.close()
+    return opening.inspector(str(path), opening.Settings())
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,7 @@ def test_short(schema: apsw.Connection, sql: str) -> None:
         "INSERT INTO parent (name) SELECT body FROM child",
         "INSERT INTO child (parent, body) VALUES (?, ?)",  # CURRENT_TIMESTAMP is a function
         "REPLACE INTO parent (name) VALUES (?)",  # which may have children
+        "REPLACE INTO replaced (name) VALUES (?)",  # with PRAGMA recursive_triggers
         "UPDATE child SET body = ?",
         "UPDATE parent SET id = ? WHERE id = ?",
         "DELETE FROM child",

@@ -81,7 +81,7 @@ class File:
             raise
 
     def _open_inspector(self) -> None:
-        self._inspector, _ = opening.connect(self.path, self.settings, writes=False)
+        self._inspector = opening.inspector(self.path, self.settings)
         statements.refresh(self._inspector)
         self._inspector.set_busy_timeout(_INSPECTOR_PATIENCE)
         self._schema = self._inspector.pragma("schema_version")
