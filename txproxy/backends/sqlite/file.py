@@ -74,7 +74,14 @@ class File:
         try:
             if settings.has_train:
                 self.train = Train(path, self._deliver)
-            self.writer = Writer(path, settings, self.tokens, self._deliver, self.train)
+            self.writer = Writer(
+                path,
+                settings,
+                self.tokens,
+                self._deliver,
+                loop.call_soon_threadsafe,
+                self.train,
+            )
             self._open_inspector()
         except BaseException:
             self._owner.release()
@@ -186,8 +193,12 @@ class File:
 
     def ask(self, job: Job) -> None:
         """Stand in the queue for the token."""
-        if self.tokens.ask(job) and not self.writer.take_here(job):
-            self.writer.wake()
+        if not self.tokens.ask(job):
+            return  # it is not asleep, and will come to it
+        if job.kind == calls.UNIT:
+            self._loop.call_soon(self.writer.go_on)  # with all that come at the same time
+        else:
+            self.writer.go_on()
 
     def held(self, job: Job) -> None:
         """One of the token's holder."""

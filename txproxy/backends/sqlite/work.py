@@ -13,7 +13,7 @@ from typing import Final
 import apsw
 
 from txproxy.backends.sqlite import calls, opening
-from txproxy.backends.sqlite.calls import MORE, Answers, Job
+from txproxy.backends.sqlite.calls import MORE, Answers, Call, Job
 from txproxy.backends.sqlite.checkpoints import Checkpoints
 from txproxy.backends.sqlite.counters import Counters
 from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
@@ -31,7 +31,7 @@ _LONGEST_NAP: Final = 0.01
 _COMMIT_PATIENCE: Final = 10.0  # seconds for readers to let a commit through, off WAL
 
 _ENDINGS: Final = (Kind.COMMIT, Kind.ROLLBACK)
-_HOLDERS: Final = (calls.HOLDING, calls.HELD)
+_FEW: Final = 20  # calls of a job
 # None waits for the disk, but for a COMMIT without a train.
 _SHORT: Final = frozenset(
     {Kind.COMMIT, Kind.ROLLBACK, Kind.SAVEPOINT, Kind.RELEASE, Kind.ROLLBACK_TO}
@@ -55,6 +55,7 @@ class Work:
         self._deliver = deliver
         self._train = train
         self._commit = deliver if train is None else train.board
+        self.syncs = train is None  # a commit waits for the disk
         self._needed: list[str] = []  # functions that came after the connection
         self._connection: apsw.Connection | None = None
         self._guard: Guard
@@ -63,6 +64,7 @@ class Work:
         self._total = 0  # changes on the connection before the job
         self._cursors = Cursors()  # of the holder: others' changes must not be read
         self._batch: list[Job] = []
+        self._is_lost = False  # its transaction, or it must not be committed
         self._until = 0.0  # how long to wait for another process' lock
         self.may_wait = True  # for it, at all
         self.moved = False
@@ -84,21 +86,27 @@ class Work:
         if self.running is job and self._connection is not None:
             self._connection.interrupt()
 
-    def is_short(self, job: Job) -> bool:
-        """Whether it is a holder's, over in a moment whatever is in the file, and waits for no
-        disk.
+    def is_short(self, jobs: list[Job]) -> bool:
+        """Whether they are over in a moment, whatever is in the file, and wait for no disk: but for
+        the commit of units.
         """
         train = self._train
-        if job.kind not in _HOLDERS or not self._settings.is_wal or self._needed:
+        if not self._settings.is_wal or self._needed or self._connection is None:
             return False
-        if self._connection is None or (train is not None and train.is_broken):
+        if train is not None and train.is_broken:
             return False
-        for call in job.calls:
-            statement = call.portal.statement
-            is_synced = statement.kind is Kind.COMMIT and train is None
-            if is_synced or not (statement.is_short or statement.kind in _SHORT or call.is_void):
-                return False
-        return True
+        return all(
+            len(job.calls) <= _FEW and all(self._is_short(call, job.kind) for call in job.calls)
+            for job in jobs
+        )
+
+    def _is_short(self, call: Call, kind: int) -> bool:
+        statement = call.portal.statement
+        if statement.kind is Kind.COMMIT and self.syncs:
+            return False
+        return kind != calls.ALONE and (
+            statement.is_short or statement.kind in _SHORT or call.is_void
+        )
 
     # The connection.
 
@@ -152,8 +160,8 @@ class Work:
             job.fail(why)
         self._deliver(jobs)
 
-    def take(self, batch: list[Job]) -> None:
-        """Whose turn it is."""
+    def start(self, batch: list[Job]) -> bool:
+        """Whose turn it is, units up to their commit. True: `finish` is to follow."""
         self._batch = batch
         kind = batch[0].kind
         try:
@@ -162,17 +170,20 @@ class Work:
                 connection.execute("BEGIN IMMEDIATE")
         except apsw.BusyError as error:
             self._not_now(batch, fields(error))
-            return
+            return False
         except Exception as error:  # noqa: BLE001 - also what functions of users raise
             self._tokens.release()
             self._fail(batch, fields(error))
-            return
-        if kind == calls.UNIT:
-            self._units(connection, batch)
-        elif kind == calls.HOLDING:
+            return False
+        if kind == calls.HOLDING:
             self._grant(connection, batch[0])
-        else:
+        elif kind == calls.ALONE:
             self._alone(connection, batch)
+        else:
+            checks = batch[0].pragmas.foreign_keys
+            self._is_lost = not all(self._unit(connection, job, checks) for job in batch)
+            self.running = None
+        return kind == calls.UNIT
 
     def _ready(self, batch: list[Job]) -> apsw.Connection:
         connection = self.connect()
@@ -234,12 +245,17 @@ class Work:
 
     # Units.
 
-    def _units(self, connection: apsw.Connection, batch: list[Job]) -> None:
-        checks = batch[0].pragmas.foreign_keys
-        if not all(self._unit(connection, job, checks) for job in batch):
+    def finish(self, batch: list[Job]) -> None:
+        """Commit them."""
+        connection = self._connection
+        if connection is None:  # opened anew since: nothing of it was done
+            for job in batch:
+                job.restart()
+            self._tokens.put_back(batch)
+            return
+        if self._is_lost:
             self._again(connection, batch)
             return
-        self.running = None
         self._until = monotonic() + _COMMIT_PATIENCE
         try:
             connection.execute("COMMIT")
