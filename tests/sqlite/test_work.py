@@ -7,11 +7,13 @@ from typing import Any
 import apsw
 import pytest
 
+from tests.sqlite.endpoint import eventually
 from txproxy.backends.sqlite import calls, statements
 from txproxy.backends.sqlite.calls import Answers, Call, Job, Portal
 from txproxy.backends.sqlite.opening import Settings, inspector
 from txproxy.backends.sqlite.tokens import Tokens
 from txproxy.backends.sqlite.work import Work
+from txproxy.backends.sqlite.writer import Writer
 
 OWNER: Any = object()
 
@@ -113,3 +115,19 @@ def test_what_is_not_short(bench: Bench) -> None:
     assert not bench.work.is_short([many])
     bench.work.disconnect()
     assert not bench.work.is_short([bench.unit(INSERT, 1)])
+
+
+def test_nobody_is_forgotten_while_the_thread_is_about_to_sleep(bench: Bench) -> None:
+    """It has looked at the queue, and not let go of the work yet."""
+    tokens = Tokens()
+    done: list[Job] = []
+    path = str(bench.path)
+    writer = Writer(path, Settings(), tokens, done.extend, lambda call: call(), None)
+    bench.tokens = tokens
+    with writer._using:
+        job = bench.unit(INSERT, 1)
+        writer.go_on()
+    eventually(lambda: done == [job])
+    writer.close()
+    writer.join()
+    assert bench.rows() == [(1,)]

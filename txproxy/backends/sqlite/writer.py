@@ -102,11 +102,16 @@ class Writer:
 
     def go_on(self) -> None:
         """Give the token to whose turn it is, unless the thread is about to."""
-        if self._inbox.empty() and self._using.acquire(False):
-            try:
-                self._go_on_here()
-            finally:
-                self._using.release()
+        if not self._inbox.empty():
+            return
+        if not self._using.acquire(False):
+            # It may have looked at the queue already, and be about to sleep.
+            self._inbox.put(_nothing)
+            return
+        try:
+            self._go_on_here()
+        finally:
+            self._using.release()
 
     def _go_on_here(self) -> None:
         if self._has_started:
@@ -139,13 +144,16 @@ class Writer:
             with self._using:
                 self._run(item)
                 self.work.checkpoint_if_due()
-                if isinstance(item, Started):
-                    self._call_soon(self.go_on)
-                    continue
                 # What is put in comes first: RECONNECT must not wait for a queue that never ends.
-                while self._inbox.empty() and (batch := self._tokens.next()):
+                while (
+                    not isinstance(item, Started)
+                    and self._inbox.empty()
+                    and (batch := self._tokens.next())
+                ):
                     self._run(batch)
                     self.work.checkpoint_if_due()
+            if isinstance(item, Started):
+                self._call_soon(self.go_on)
         self.work.disconnect()
 
     # In either, with the lock.
