@@ -21,7 +21,7 @@ from tests.system.wire import AsyncWire, Message
 from txproxy.cli.embedded import EmbeddedPostgres
 
 CLIENTS: Final = 24
-ROUNDS: Final = int(os.environ.get("TXPROXY_TEST_RACES", "30"))
+ROUNDS: Final = int(os.environ.get("TXPROXY_TEST_RACES", "60"))
 LIMIT: Final = 0.1  # seconds
 SAID: Final = "CSVMDHP"
 """The fields of an error that must agree."""

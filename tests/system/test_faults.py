@@ -377,7 +377,7 @@ def test_a_session_with_state_of_its_own_goes_with_its_backend(
 
 def test_every_backend_is_cut_at_once(postgres: EmbeddedPostgres) -> None:
     """Again and again, while many clients work: each goes on with its own answers."""
-    rounds = 30
+    rounds = 60
     with (
         Relay(postgres.port) as relay,
         Proxy(postgres, databases={DATABASE: {"port": relay.port, "pool_size": 4}}) as proxy,

@@ -18,7 +18,7 @@ from tests.system.proxy import DATABASE, USER, Proxy, ask, direct, token
 from tests.system.wire import Wire
 from txproxy.cli.embedded import EmbeddedPostgres
 
-SIZE: Final = int(os.environ.get("TXPROXY_TEST_LARGE", "64")) * 1_000_000
+SIZE: Final = int(os.environ.get("TXPROXY_TEST_LARGE", "128")) * 1_000_000
 PIECE: Final = 1_000_000
 ROWS: Final = SIZE // PIECE
 BOUND: Final = 40 << 20  # bytes by which the proxy may grow, whatever the size

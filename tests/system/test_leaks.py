@@ -43,7 +43,7 @@ from tests.system.wire import AsyncWire, Closed, Message
 from txproxy.cli.embedded import EmbeddedPostgres
 
 SEED: Final = int(os.environ.get("TXPROXY_TEST_SEED", "1"))
-TURNS: Final = int(os.environ.get("TXPROXY_TEST_TURNS", "25"))
+TURNS: Final = int(os.environ.get("TXPROXY_TEST_TURNS", "60"))
 BACKENDS: Final = 8
 PINS: Final = 4  # sessions that may keep a backend at a time: the others need some, too
 RAW_CLIENTS: Final = 200

@@ -43,7 +43,7 @@ from tests.system.wire import AsyncWire, Closed, Message
 from txproxy.cli.embedded import EmbeddedPostgres
 from txproxy.wire.scram import ScramClient, Verifier
 
-CROWD: Final = int(os.environ.get("TXPROXY_TEST_CROWD", "1000"))
+CROWD: Final = int(os.environ.get("TXPROXY_TEST_CROWD", "2000"))
 POOL: Final = 10
 WORKERS: Final = 20
 PASSWORD: Final = "a password of the clients"

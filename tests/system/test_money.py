@@ -36,7 +36,7 @@ POOL: Final = 4
 LIMIT: Final = 0.25  # seconds that a client may sleep in its transaction
 TOO_LONG: Final = 4 * LIMIT
 TRANSFERS: Final = 15  # of each client
-KILLS: Final = int(os.environ.get("TXPROXY_TEST_CRASHES", "8"))
+KILLS: Final = int(os.environ.get("TXPROXY_TEST_CRASHES", "16"))
 
 MOVE: Final = "UPDATE accounts SET balance = balance + {amount} WHERE id = {account}"
 NOTE: Final = "INSERT INTO transfers VALUES ('{name}', {source}, {target}, {amount})"

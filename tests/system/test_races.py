@@ -23,7 +23,7 @@ from tests.system.wire import AsyncWire, Message
 from txproxy.cli.embedded import EmbeddedPostgres
 
 CLIENTS: Final = 50
-ROUNDS: Final = int(os.environ.get("TXPROXY_TEST_RACES", "24"))
+ROUNDS: Final = int(os.environ.get("TXPROXY_TEST_RACES", "50"))
 LIMIT: Final = 0.1  # seconds; what is overdue is reaped at the janitor's next pass but one
 TOLD: Final = frozenset(("25P03", "25P02"))
 

@@ -270,7 +270,7 @@ def test_django(proxy: Proxy, driver: str) -> None:
 # Speaking at the very moment.
 
 RACERS: Final = 12
-ROUNDS: Final = int(os.environ.get("TXPROXY_TEST_RACES", "30"))
+ROUNDS: Final = int(os.environ.get("TXPROXY_TEST_RACES", "60"))
 
 
 async def test_speaking_at_the_moment_of_release(proxy: Proxy) -> None:
