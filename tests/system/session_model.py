@@ -629,7 +629,10 @@ def cursor(r: random.Random, model: Model) -> Statement:
     """Declare, fetch from, close a cursor WITH HOLD, whether it is there or not."""
     name = r.choice(CURSORS)
     if name in model.state.cursors or r.random() < 0.2:
-        return r.choice([_fetch, _fetch, _close])(name)
+        if r.random() < 1 / 3:
+            return _close(name)
+        # That there is nothing to fetch is what a driver would remember of the statement.
+        return dataclasses.replace(_fetch(name), once=name not in model.state.cursors)
     values = [_value(r) for _ in range(3)]
     listed = ", ".join(f"('{value}')" for value in values)
 

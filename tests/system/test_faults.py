@@ -824,8 +824,9 @@ def test_garbage_while_nobody_asks(postgres: EmbeddedPostgres) -> None:
 
     def behave(peer: Wire) -> None:
         read_startup(peer)
+        is_first = not speak.is_set()
         peer.send(WELCOME)
-        if not speak.is_set():
+        if is_first:
             speak.wait(wire.PATIENCE)
             peer.send(wire.message(b"Z", b"I"))
             assert peer.rest()[-1].kind == "X"

@@ -539,6 +539,9 @@ async def live_by_driver(world: World, driver: str, number: int, turns: int) -> 
                     what = f"{driver}: {statement.sql} {statement.values or ''}"
                     client.check(what, await speaker.say(statement), expected)
                     client.settle()
+            except Exception as error:
+                error.add_note("\n".join([*client.history, f"then {what}"]))
+                raise
             finally:
                 client.leave()
 

@@ -28,6 +28,7 @@ _STATEMENTS: Final = 2000  # texts whose statements are remembered
 _LONG: Final = 16_384  # bytes of a text that is not
 _INSPECTOR_PATIENCE: Final = 50  # milliseconds, in which the loop stands still
 _IDLE: Final = 0.5  # seconds without a write
+_AGAIN: Final = 0.05  # seconds between interrupts
 
 
 class User(Protocol):
@@ -88,17 +89,14 @@ class File:
 
     def close(self) -> None:
         """Roll back what is open, close everything. Blocks until the threads have ended."""
-        for thread in self._threads:
-            if thread.running is not None:
-                thread.interrupt(thread.running)
         for reader in self._readers:
             reader.close()
         for reader in self._readers:
-            reader.join()
+            _join(reader)
         self._inspector.close(force=True)
         # The last one: SQLite then copies the WAL back, and removes it.
         self.writer.close()
-        self.writer.join()
+        _join(self.writer)
         if self.train is not None:
             self.train.close()
             self.train.join()
@@ -315,13 +313,17 @@ class File:
         job.owner.finished(job)
 
     def _check_queries(self, now: float) -> None:
+        """Stop what runs for too long, and again what was stopped: an interrupt that comes before
+        SQLite has begun with the statement is lost.
+        """
         limit = self.settings.query_timeout
-        if not limit:
-            return
         for thread in self._threads:
             job = thread.running
-            if job is not None and now - thread.since > limit:
+            if job is None:
+                continue
+            if limit and now - thread.since > limit:
                 job.cancelled = True
+            if job.cancelled:
                 thread.interrupt(job)
 
     def _check_wal(self, now: float) -> None:
@@ -374,3 +376,13 @@ class File:
     def leased(self) -> list[Reader]:
         """The readers that sessions have leased."""
         return [reader for reader in self._readers if reader.leased]
+
+
+def _join(thread: Reader | Writer) -> None:
+    """Stop what it runs, and wait for its end."""
+    while True:
+        job = thread.running
+        if job is not None:
+            thread.interrupt(job)
+        if thread.join(_AGAIN):
+            return

@@ -50,9 +50,10 @@ class Reader:
         """Close the connection, behind all that was given."""
         self._inbox.put(None)
 
-    def join(self) -> None:
-        """Until it has closed."""
-        self._thread.join()
+    def join(self, patience: float) -> bool:
+        """Whether it has closed, after so many seconds at most."""
+        self._thread.join(patience)
+        return not self._thread.is_alive()
 
     def interrupt(self, job: Job) -> None:
         """Stop the job's statement, if that is what is running."""
