@@ -18,6 +18,7 @@ from tests.core.scenario import (
     parse,
     query,
     ready,
+    reap,
     row,
     selected,
     unit,
@@ -335,6 +336,18 @@ def test_a_default_of_other_terms(isolation: str) -> None:
 def test_what_has_not_begun_by_itself_is_kept() -> None:
     world, client, backend = scene()
     client.sends(query("BEGIN; SELECT 1"))
+    backend.says(done("BEGIN"), selected("1", "T"))
+    is_kept(world, client, release.NO_BEGIN)
+
+
+def test_what_begins_on_the_server_is_kept_though_one_was_deferred_before() -> None:
+    """A transaction that was reaped has said what the next one begins without."""
+    world, client, backend = scene()
+    reads(client, backend)
+    reap(world, client, backend)
+    client.sends(query("ROLLBACK"))
+    client.got()
+    client.sends(query("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1"))
     backend.says(done("BEGIN"), selected("1", "T"))
     is_kept(world, client, release.NO_BEGIN)
 
