@@ -63,3 +63,12 @@ class ConnectError(TxproxyError):
     """A backend could not be reached."""
 
     sqlstate = "08001"
+
+
+def too_many(setting: str) -> TxproxyError:
+    """What a client is told that is one too many for this limit."""
+    return TxproxyError(
+        "sorry, too many clients already",
+        hint=f"{setting} is the limit, in the proxy's configuration.",
+        sqlstate="53300",
+    )

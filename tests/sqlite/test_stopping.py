@@ -7,6 +7,7 @@ from time import monotonic
 
 import pytest
 
+from tests.sqlite.endpoint import eventually
 from txproxy.backends.sqlite import calls
 from txproxy.backends.sqlite.calls import Answers, Call, Job, Portal
 from txproxy.backends.sqlite.file import File
@@ -48,9 +49,10 @@ def job_of(file: File, owner: Owner, kind: int) -> Job:
 
 
 async def until_it_runs(file: File, job: Job) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not any(thread.running is job for thread in file._threads):
-            await asyncio.sleep(0.001)
+    def runs() -> bool:
+        return any(thread.running is job for thread in file._threads)
+
+    await asyncio.to_thread(eventually, runs)
 
 
 @pytest.mark.parametrize("kind", [calls.READING, calls.HOLDING])

@@ -6,6 +6,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -249,6 +250,21 @@ def test_they_count_in_max_client_conn_until_they_leave(
         files.proxy.wait_for("client disconnected", 2)
         with files.connect(), files.connect("app", "app"):
             pass
+
+
+@pytest.mark.parametrize("limit", ["max_user_client_connections", "max_db_client_connections"])
+def test_they_count_for_their_user_and_their_file(
+    postgres: EmbeddedPostgres, tmp_path: Path, limit: str
+) -> None:
+    settings: dict[str, Any] = {limit: 1}
+    files = Files(postgres, tmp_path, **settings)
+    with files.proxy:
+        with files.connect():
+            error = files.refusal()
+            assert "sorry, too many clients already" in str(error)
+            assert limit in str(error)
+        files.proxy.wait_for("client disconnected")
+        files.connect().close()
 
 
 # Files that clients make.

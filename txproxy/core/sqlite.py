@@ -166,6 +166,10 @@ class Endpoint:
         self.sessions.pop(number, None)
         return self.clients.pop(number, None)
 
+    def clients_of(self, database: str) -> int:
+        """How many clients this database has."""
+        return sum(client.database == database for client in self.clients.values())
+
     def lost(self) -> list[FileClient]:
         """The process has ended, and all connections with it: returns whose."""
         gone = list(self.clients.values())

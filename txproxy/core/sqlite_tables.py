@@ -92,8 +92,9 @@ def databases(view: View) -> list[Row]:
     for name in endpoint.databases(config):
         mine = [each for each in endpoint.clients.values() if each.database == name]
         path = config.sqlite[name].path if name in config.sqlite else mine[0].path
+        limit = config.max_db_client_connections
         disabled = int(name in endpoint.disabled)
-        rows.append((name, None, None, path, *(None,) * 7, 0, 0, 0, len(mine), 0, disabled))
+        rows.append((name, None, None, path, *(None,) * 7, 0, 0, limit, len(mine), 0, disabled))
     return rows
 
 

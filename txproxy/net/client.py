@@ -12,7 +12,7 @@ from txproxy.core.handshake import WrongPasswordError
 from txproxy.core.ports import Endpoint
 from txproxy.core.session import Session
 from txproxy.core.sqlite import FileClient
-from txproxy.errors import LoginError, TxproxyError
+from txproxy.errors import LoginError, TxproxyError, too_many
 from txproxy.net.login import Login
 from txproxy.net.sqlite import who
 from txproxy.wire import encode
@@ -247,15 +247,6 @@ class Client(asyncio.Protocol):
                 transport.pause_reading()
             else:
                 transport.resume_reading()
-
-
-def too_many(setting: str) -> TxproxyError:
-    """What a client is told that is one too many for this limit."""
-    return TxproxyError(
-        "sorry, too many clients already",
-        hint=f"{setting} is the limit, in the proxy's configuration.",
-        sqlstate="53300",
-    )
 
 
 @lru_cache(maxsize=1000)

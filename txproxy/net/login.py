@@ -231,6 +231,7 @@ class Login:
         if transport.is_closing() or transport.get_write_buffer_size():
             client.close()
             return
+        server.files.check_room(request.user, place)
         rest, self._buffer = self._buffer, b""
         client.handed_over(server.files.give(client, request, place, rest))
 

@@ -30,11 +30,11 @@ from txproxy.core.session import Session
 from txproxy.core.sqlite import FileClient
 from txproxy.core.stats import Stats
 from txproxy.core.transaction import BEGUN, OPEN
-from txproxy.errors import ConfigError, ConnectError, TxproxyError
+from txproxy.errors import ConfigError, ConnectError, TxproxyError, too_many
 from txproxy.net import log, tls
 from txproxy.net.admin import Admin
 from txproxy.net.auth import Authenticator
-from txproxy.net.client import Client, too_many
+from txproxy.net.client import Client
 from txproxy.net.databases import Databases
 from txproxy.net.janitor import TICK, Janitor
 from txproxy.net.log import LOGGER
@@ -376,10 +376,14 @@ class Server:
             )
         if 0 < group.client_limit <= group.clients:
             raise too_many("max_db_client_connections")
-        own = self._user(user)
+        self.check_user(user)
+        return pool
+
+    def check_user(self, name: str) -> None:
+        """Raises TxproxyError 53300 if the user has as many clients as may be."""
+        own = self.user(name)
         if 0 < own.client_limit <= own.clients:
             raise too_many("max_user_client_connections")
-        return pool
 
     def _pool(self, database: str, user: str) -> Pool | None:
         if console.is_console(database):
@@ -392,7 +396,7 @@ class Server:
         if pool is None:
             settings = self.config.pool_settings(database, user)
             assert settings is not None
-            pool = Pool(settings, self, self.database(database), self._user(settings.server_user))
+            pool = Pool(settings, self, self.database(database), self.user(settings.server_user))
             self._set_credentials(pool, settings)
             self.pools[key] = pool
         return pool
@@ -419,7 +423,8 @@ class Server:
             group.paused = bool(self.admin.paused) and not console.is_console(name)
         return group
 
-    def _user(self, name: str) -> Group:
+    def user(self, name: str) -> Group:
+        """What the clients and the server connections of this user have in common."""
         group = self.users.get(name)
         if group is None:
             group = self.users[name] = Group(name)
@@ -436,7 +441,12 @@ class Server:
     def admitted(self, session: Session) -> None:
         """A client has logged in: it counts."""
         session.pool.database.clients += 1
-        self._user(session.user).clients += 1
+        self.user(session.user).clients += 1
+
+    def left(self, user: str) -> None:
+        """A client of this user has left."""
+        self.user(user).clients -= 1
+        self._forget_group(self.users, user)
 
     def forget(self, client: Client, pid: int) -> None:
         """A client's socket is closed."""
@@ -445,8 +455,7 @@ class Server:
         session = client.session
         if session is not None:
             session.pool.database.clients -= 1
-            self._user(session.user).clients -= 1
-            self._forget_group(self.users, session.user)
+            self.left(session.user)
 
     def cancel(self, pid: int, secret: bytes) -> None:
         """A CancelRequest came. A wrong key is answered by nothing, as the server does."""

@@ -30,7 +30,7 @@ from txproxy.core.sqlite import (
     about_reaped,
     read,
 )
-from txproxy.errors import LoginError, NoSuchDatabaseError, TxproxyError
+from txproxy.errors import LoginError, NoSuchDatabaseError, TxproxyError, too_many
 from txproxy.net.log import LOGGER
 from txproxy.net.sqlite_process import Line, SqliteProcess
 
@@ -147,6 +147,14 @@ class Sqlite:
                 sqlstate="57P03",
             ) from None
 
+    def check_room(self, user: str, place: Place) -> None:
+        """Raises TxproxyError 53300 if the user or the database has as many clients as may be."""
+        _, name, _ = place
+        self._server.check_user(user)
+        limit = self._server.config.max_db_client_connections
+        if 0 < limit <= self.seen.clients_of(name):
+            raise too_many("max_db_client_connections")
+
     def give(self, client: "Client", request: Request, place: Place, rest: bytes) -> FileClient:
         """Hand the client over: nothing is read from it here any more, and all that was written to
         it is sent. `rest` has come behind its start-up packet.
@@ -180,6 +188,7 @@ class Sqlite:
             "rest": base64.b64encode(rest).decode(),
         }
         self.seen.admitted(known)
+        self._server.user(known.user).clients += 1
         self._process.tell(line, os.dup(client.transport.get_extra_info("socket").fileno()))
         return known
 
@@ -196,6 +205,7 @@ class Sqlite:
     def _left(self, client: FileClient) -> None:
         server = self._server
         server.keys.forget(client.pid)
+        server.left(client.user)
         self._orphans.discard(client.id)
         self._reaping.discard(client.id)
         if server.config.log_disconnections:
