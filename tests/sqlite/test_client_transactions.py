@@ -4,6 +4,7 @@ import contextlib
 import sqlite3
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -309,6 +310,7 @@ def test_a_reaped_transaction_waits_for_its_end(tmp_path: Any) -> None:
 
 INCREMENT = """
 import sys
+import time
 from txproxy import sqlite
 
 where = {"host": sys.argv[1], "port": int(sys.argv[2]), "reads": sys.argv[4]}
@@ -368,3 +370,34 @@ def test_who_read_what_has_changed_may_not_write(shared: Endpoint, database: str
         assert caught.value.sqlite_errorname == "SQLITE_BUSY_SNAPSHOT"
         db.execute("ROLLBACK")
         assert other.execute("SELECT a FROM t").fetchall() == [(11,)]
+
+
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_a_read_is_asked_again_if_that_does_not_keep_others_waiting(
+    shared: Endpoint, database: str, is_busy: bool
+) -> None:
+    """What it took of the processor counts, and not how long it stood still."""
+
+    def text(data: bytes) -> str:
+        if is_busy:
+            end = time.thread_time() + 0.1
+            while time.thread_time() < end:
+                pass
+        else:
+            time.sleep(0.1)
+        return data.decode()
+
+    with (
+        client(shared, database, "local", isolation_level=None) as db,
+        client(shared, database, "local", isolation_level=None) as other,
+    ):
+        db.text_factory = text
+        db.execute("BEGIN")
+        assert db.execute("SELECT 'slow' FROM sqlite_schema LIMIT 1").fetchall() == [("slow",)]
+        other.execute("INSERT INTO t VALUES (1, 1)")
+        if is_busy:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                db.execute("INSERT INTO t VALUES (2, 2)")
+        else:
+            db.execute("INSERT INTO t VALUES (2, 2)")
+        db.execute("ROLLBACK")

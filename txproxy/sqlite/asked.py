@@ -19,7 +19,7 @@ import uuid
 from typing import Any, Final
 
 MOST: Final = 64  # reads of one transaction
-LONGEST: Final = 0.05  # seconds that all of them took, while nobody else could have written
+LONGEST: Final = 0.05  # seconds of CPU time for all of them, while nobody else could have written
 _PLAIN: Final = frozenset((type(None), bool, int, float, str, bytes))
 _KNOWN: Final = _PLAIN | {
     dt.date,
@@ -42,7 +42,9 @@ class Asked:
         self._is_whole = True
 
     def note(self, sql: str, parameters: Any, rows: list[Row] | None, took: float) -> None:
-        """A read, its rows, and the seconds that it took; None: there were more of them."""
+        """A read, its rows, and its seconds of CPU time: what it takes again, however busy others
+        are. None: there were more rows.
+        """
         self._took += took
         kept = _copy(parameters)
         digest = None if rows is None else _digest(rows)

@@ -19,7 +19,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from time import monotonic
+from time import thread_time
 from typing import Any, Final, NoReturn
 from weakref import WeakSet
 
@@ -122,11 +122,11 @@ class Engine:
             )
             if reader.connection.text_factory is not self.text_factory:
                 reader.connection.text_factory = self.text_factory
-            began = monotonic()
+            began = thread_time()
             cursor = reader.connection.execute(statement.sql, parameters)
             found, rest = readers.rows(reader, cursor)
             if self._snapshot is not None:
-                took = monotonic() - began
+                took = thread_time() - began
                 self._snapshot.asked.note(statement.sql, parameters, None if rest else found, took)
         except sqlite3.OperationalError as error:
             code = getattr(error, "sqlite_errorcode", 0)  # 0: not SQLite's error but Python's
