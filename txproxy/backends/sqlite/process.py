@@ -147,7 +147,7 @@ class Process:
             await asyncio.sleep(_TICK)
 
     async def _refuse(self, client: Client, sock: socket.socket, why: Fields) -> None:
-        self._log("warning", "sqlite_refused", database=client.database, error=why.message)
+        self._log("warning", "cannot open file", database=client.database, why=why.message)
         with sock, contextlib.suppress(OSError):
             await self._loop.sock_sendall(sock, replies.error(why, "FATAL"))
         self._channel.tell({"is": "closed", "id": client.number})
