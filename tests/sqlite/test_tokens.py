@@ -61,7 +61,8 @@ def test_a_batch_is_bounded() -> None:
 
 def test_the_writer_is_woken_once() -> None:
     tokens = Tokens()
-    assert tokens.ask(job()) is False  # it has not slept yet
+    assert tokens.ask(job()) is True  # it sleeps until there is somebody
+    assert tokens.ask(job()) is False
     tokens.next()
     assert tokens.next() == []
     assert tokens.ask(job()) is True

@@ -46,6 +46,6 @@ def _row(course: "Course", pragma: Verdict) -> tuple[Cell, ...] | None:
     if pragma.name == "synchronous":
         return (_SYNCHRONOUS[file.settings.is_wal],)
     if pragma.name == "wal_checkpoint":
-        found = file.writer.checkpoints
+        found = file.writer.work.checkpoints
         return (0, found.pages, found.pages - found.left)
     return file.pragma(pragma.name)

@@ -298,7 +298,7 @@ class Course:
             reader = job.calls[0].portal.reader or self._reader
             self.file.read(job, reader if isinstance(reader, Reader) else None)
         elif job.kind == calls.HELD:
-            self.file.writer.give(job)
+            self.file.held(job)
         else:
             self.file.ask(job)
 

@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from threading import get_ident, main_thread
 from time import monotonic
 from typing import Final, Protocol
 
@@ -19,6 +20,7 @@ from txproxy.backends.sqlite.reader import Reader
 from txproxy.backends.sqlite.statements import Statement
 from txproxy.backends.sqlite.tokens import Tokens
 from txproxy.backends.sqlite.train import Train
+from txproxy.backends.sqlite.work import Work
 from txproxy.backends.sqlite.writer import Writer
 
 READERS: Final = 64
@@ -45,6 +47,7 @@ class File:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, path: str, settings: Settings) -> None:
         self._loop = loop
+        self._loop_thread = main_thread().ident
         self.path = path
         self.database = ""  # what the first client called it
         self.settings = settings
@@ -72,14 +75,21 @@ class File:
         try:
             if settings.has_train:
                 self.train = Train(path, self._deliver)
-            self.writer = Writer(path, settings, self.tokens, self._deliver, self.train)
+            self.writer = Writer(
+                path,
+                settings,
+                self.tokens,
+                self._deliver,
+                loop.call_soon_threadsafe,
+                self.train,
+            )
             self._open_inspector()
         except BaseException:
             self._owner.release()
             raise
 
     def _open_inspector(self) -> None:
-        self._inspector, _ = opening.connect(self.path, self.settings, writes=False)
+        self._inspector = opening.inspector(self.path, self.settings)
         statements.refresh(self._inspector)
         self._inspector.set_busy_timeout(_INSPECTOR_PATIENCE)
         self._schema = self._inspector.pragma("schema_version")
@@ -119,7 +129,7 @@ class File:
             return
         self.settings = replace(self.settings, functions=(*self.settings.functions, function))
         opening.register(self._inspector, function)
-        self.writer.need(self.settings, function)
+        self.writer.work.need(self.settings, function)
         self._dismiss_idle()
         self.schema_changed()
 
@@ -181,8 +191,17 @@ class File:
 
     def ask(self, job: Job) -> None:
         """Stand in the queue for the token."""
-        if self.tokens.ask(job):
-            self.writer.wake()
+        if not self.tokens.ask(job):
+            return  # it is not asleep, and will come to it
+        if job.kind == calls.UNIT:
+            self._loop.call_soon(self.writer.go_on)  # with all that come at the same time
+        else:
+            self.writer.go_on()
+
+    def held(self, job: Job) -> None:
+        """One of the token's holder."""
+        if not self.writer.held_here(job):
+            self.writer.give(job)
 
     # Reading.
 
@@ -252,10 +271,10 @@ class File:
     def inspect_on_writer(self, sql: bytes, then: Callable[[Statement | Exception], None]) -> None:
         """The same, in the transaction of the token's holder."""
 
-        def run(writer: Writer) -> None:
+        def run(work: Work) -> None:
             found: Statement | Exception
             try:
-                connection = writer.connect()
+                connection = work.connect()
                 statements.refresh(connection)
                 found = statements.inspect(connection, sql.decode())
             except Exception as error:  # noqa: BLE001 - it is told to whoever has asked
@@ -274,18 +293,21 @@ class File:
     def roll_back(self) -> None:
         """End the transaction of the token's holder."""
         self.rolled_back += 1
-        self.writer.do(Writer.roll_back)
+        self.writer.do(Work.roll_back)
 
-    # What comes back; the first three are called by the threads.
+    # What comes back; the first three are called by the threads, the first by the loop's as well.
 
     def _deliver(self, jobs: list[Job]) -> None:
-        self._loop.call_soon_threadsafe(self._finished, jobs)
+        if get_ident() == self._loop_thread:
+            self._loop.call_soon(self._finished, jobs)
+        else:
+            self._loop.call_soon_threadsafe(self._finished, jobs)
 
     def _deliver_one(self, job: Job) -> None:
         self._loop.call_soon_threadsafe(job.owner.finished, job)
 
     def _reopen(self) -> None:
-        self.writer.do(Writer.disconnect)
+        self.writer.do(Work.disconnect)
 
     def _finished(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -329,10 +351,14 @@ class File:
     def _check_wal(self, now: float) -> None:
         """Nobody writes: a good time for a checkpoint."""
         is_idle = not self.tokens and self.tokens.holder is None and now - self.writer.since > _IDLE
-        if is_idle and now - self._checked > _IDLE and self.writer.checkpoints.is_due_when_idle:
+        if (
+            is_idle
+            and now - self._checked > _IDLE
+            and self.writer.work.checkpoints.is_due_when_idle
+        ):
             self._checked = now
             nobody_reads = not self.leased
-            self.writer.do(lambda writer: writer.checkpoint(nobody_reads))
+            self.writer.do(lambda work: work.checkpoint(nobody_reads))
 
     def overdue(self, now: float, patience: float) -> bool:
         """Whether a statement goes on so long after it should have stopped."""

@@ -66,6 +66,17 @@ def connect(path: str, settings: Settings, *, writes: bool) -> tuple[apsw.Connec
         raise
 
 
+def inspector(path: str, settings: Settings) -> apsw.Connection:
+    """One that says what statements are, and runs none. Errors as those of `connect`.
+
+    With all that may add to a statement's program, whichever session will run it.
+    """
+    connection, _ = connect(path, settings, writes=False)
+    for pragma in ("foreign_keys", "recursive_triggers"):
+        connection.execute(f"PRAGMA {pragma} = 1").close()
+    return connection
+
+
 def _prepare(connection: apsw.Connection, settings: Settings, writes: bool) -> Guard:
     connection.set_busy_timeout(_READER_PATIENCE)
     if writes:

@@ -24,7 +24,7 @@ def line(files: Iterable[File], sessions: Iterable[Session], now: float) -> dict
 
 
 def _file(file: File, now: float) -> dict[str, Any]:
-    counters, checkpoints = file.writer.counters, file.writer.checkpoints
+    counters, checkpoints = file.writer.work.counters, file.writer.work.checkpoints
     first = file.tokens.first()
     snapshots = file.leased
     return {
@@ -45,7 +45,7 @@ def _file(file: File, now: float) -> dict[str, Any]:
         "writes": counters.writes,
         "statements": sum(user.statements for user in file.users) + file.statements,
         "busy_foreign": counters.busy_foreign,
-        "moved": file.writer.moved,
+        "moved": file.writer.work.moved,
         "reaped": file.reaped,
         "rolled_back": file.rolled_back,
         "late": file.late,

@@ -13,7 +13,7 @@ from typing import Final
 import apsw
 import apsw.ext
 
-from txproxy.backends.sqlite import parser, pragmas
+from txproxy.backends.sqlite import parser, pragmas, programs
 
 
 class Kind(Enum):
@@ -46,8 +46,8 @@ class Statement:
     """One statement; `rest` is what follows it in the text it was found in.
 
     `is_readonly` is SQLite's opinion and true of BEGIN and many a setting. `columns` are name and
-    declared type, "" for none. `name` is a savepoint's. `parameter_names` come without their
-    first character, None for a plain `?`.
+    declared type, "" for none. `is_short`: see `programs`. `name` is a savepoint's.
+    `parameter_names` come without their first character, None for a plain `?`.
     """
 
     text: str
@@ -55,6 +55,7 @@ class Statement:
     verb: str = ""
     kind: Kind
     is_readonly: bool = True
+    is_short: bool = False
     begins: Begins | None = None
     name: str = ""
     pragma: pragmas.Verdict | None = None
@@ -82,6 +83,7 @@ _WITH_WRITES: Final = {
     apsw.SQLITE_DELETE: "DELETE",
 }
 _ANSWERED_BY_SQLITE: Final = frozenset({pragmas.Kind.READ, pragmas.Kind.WRITE})
+_PROGRAMS: Final = frozenset({Kind.READ, Kind.WRITE})
 _ADJECTIVES: Final = frozenset({"UNIQUE", "VIRTUAL", "TEMP", "TEMPORARY"})
 # An EXPLAIN only reads, but what it explains may take effect when it is prepared.
 _EXPLAINED: Final = ("EXPLAIN", "QUERY", "PLAN")
@@ -145,11 +147,19 @@ def inspect(connection: apsw.Connection, sql: str) -> Statement:
         verb=verb,
         kind=kind,
         is_readonly=details.is_readonly,
+        is_short=kind in _PROGRAMS and _is_short(connection, details),
         pragma=found.pragma if found else None,
         columns=columns,
         parameters=details.bindings_count,
         parameter_names=details.bindings_names,
     )
+
+
+def _is_short(connection: apsw.Connection, details: apsw.ext.QueryDetails) -> bool:
+    if details.is_explain:
+        return False
+    explained = apsw.ext.query_info(connection, details.first_query, explain=True).explain
+    return explained is not None and programs.is_short(explained)
 
 
 def refresh(connection: apsw.Connection) -> None:

@@ -24,7 +24,7 @@ class Tokens:
     def __init__(self) -> None:
         self._lock = Lock()
         self._waiting: deque[Job] = deque()
-        self._sleeping = False
+        self._sleeping = True
         self.holder: Job | None = None
 
     def __repr__(self) -> str:

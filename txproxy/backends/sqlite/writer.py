@@ -1,95 +1,82 @@
-"""The one connection that writes a file, and its thread.
+"""Who writes next, and in which thread.
 
-What it does next it asks the queue (`tokens`): units are run in one transaction, committed, and
-only then answered; whoever holds the token has its statements run as they come. No timer waits for
-more units: what has come while the last batch was synced is the next one.
-
-If the transaction of a batch vanishes (a statement may roll back all of it) or one unit leaves a
-foreign key violated, nothing has been answered yet: each call is run again by itself.
+To wake a thread and to be woken by it takes longer than many a statement. So the loop's thread does
+by itself what is over in a moment, whatever is in the file (`Work.is_short`): statements of whoever
+holds the token, and units up to their commit. All else the writer's thread does, which waits for
+the disk, for other processes, and for statements that take their time. No timer waits for more
+units: what has come while the last ones were committed is the next batch.
 """
 
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import SimpleQueue
-from time import monotonic, sleep
-from typing import Final
+from threading import Lock
 
-import apsw
-
-from txproxy.backends.sqlite import calls, opening
-from txproxy.backends.sqlite.calls import MORE, Answers, Job
-from txproxy.backends.sqlite.checkpoints import Checkpoints
-from txproxy.backends.sqlite.counters import Counters
-from txproxy.backends.sqlite.errors import Fields, SqliteError, fields
-from txproxy.backends.sqlite.failures import INTERRUPTED, REOPENED, STALE, UNKNOWN, bug
+from txproxy.backends.sqlite.calls import Job
+from txproxy.backends.sqlite.failures import bug
 from txproxy.backends.sqlite.opening import Settings
-from txproxy.backends.sqlite.pragmas import DEFAULTS, SessionPragmas
-from txproxy.backends.sqlite.running import CEILING, NO_CEILING, Cursors, run
-from txproxy.backends.sqlite.security import Guard
-from txproxy.backends.sqlite.statements import Kind
 from txproxy.backends.sqlite.tokens import Tokens
 from txproxy.backends.sqlite.train import Train
+from txproxy.backends.sqlite.work import Deliver, Work
 
-_NAP: Final = 0.001  # seconds between two looks at another process' lock, growing
-_LONGEST_NAP: Final = 0.01
-_COMMIT_PATIENCE: Final = 10.0  # seconds for readers to let a commit through, off WAL
 
-_ENDINGS: Final = (Kind.COMMIT, Kind.ROLLBACK)
+@dataclass
+class Started:
+    """Units that wait for their commit."""
 
-Deliver = Callable[[list[Job]], None]
+    batch: list[Job]
+
+
+Item = Started | list[Job] | Job | Callable[[Work], None]
 
 
 class Writer:
-    """`deliver` is called in its thread with jobs that were run, but for those that have committed
-    something and go with the train, if there is one.
+    """`deliver` is called in whichever thread has run the jobs; `call_soon` calls in the loop's
+    thread, from any.
     """
 
     def __init__(
-        self, path: str, settings: Settings, tokens: Tokens, deliver: Deliver, train: Train | None
+        self,
+        path: str,
+        settings: Settings,
+        tokens: Tokens,
+        deliver: Deliver,
+        call_soon: Callable[[Callable[[], None]], object],
+        train: Train | None,
     ) -> None:
         """Opens the file. Raises what that raises."""
-        self._path = path
-        self._settings = settings
         self._tokens = tokens
-        self._deliver = deliver
-        self._train = train
-        self._commit = deliver if train is None else train.board
-        self._inbox: SimpleQueue[Job | Callable[[], None] | None] = SimpleQueue()
-        self._needed: list[str] = []  # functions that came after the connection
-        self._connection: apsw.Connection | None = None
-        self._guard: Guard
-        self._applied = DEFAULTS
-        self._answers: Answers | None = None
-        self._total = 0  # changes on the connection before the job
-        self._cursors = Cursors()  # of the holder: others' changes must not be read
-        self._batch: list[Job] = []
-        self._until = 0.0  # how long to wait for another process' lock
-        self.moved = False
-        self.counters = Counters()
-        self.checkpoints = Checkpoints(settings)
-        self.running: Job | None = None
-        self.since = 0.0  # time.monotonic() when what is running began
-        self.connect()
+        self._call_soon = call_soon
+        self._has_started = False  # units, which are not committed yet
+        self._inbox: SimpleQueue[Item | None] = SimpleQueue()
+        self.work = Work(path, settings, tokens, deliver, train)
+        self._using = Lock()  # the work
         self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)
         self._thread.start()
 
-    def wake(self) -> None:
-        """There is somebody in the queue."""
-        self._inbox.put(_nothing)
+    @property
+    def running(self) -> Job | None:
+        """What is run now."""
+        return self.work.running
+
+    @property
+    def since(self) -> float:
+        """The time.monotonic() when that began."""
+        return self.work.since
+
+    def interrupt(self, job: Job) -> None:
+        """Stop the job's statement, if that is what is running."""
+        self.work.interrupt(job)
 
     def give(self, job: Job) -> None:
         """A job of the token's holder."""
         self._inbox.put(job)
 
-    def do(self, task: Callable[["Writer"], None]) -> None:
+    def do(self, task: Callable[[Work], None]) -> None:
         """Something else, in its thread, between jobs."""
-        self._inbox.put(lambda: task(self))
-
-    def need(self, settings: Settings, function: str) -> None:
-        """These hold from now on; the function is new among them."""
-        self._settings = settings
-        self._needed.append(function)
+        self._inbox.put(task)
 
     def close(self) -> None:
         """Roll back, and close the connection."""
@@ -100,338 +87,108 @@ class Writer:
         self._thread.join(patience)
         return not self._thread.is_alive()
 
-    def interrupt(self, job: Job) -> None:
-        """Stop the job's statement, if that is what is running."""
-        if self.running is job and self._connection is not None:
-            self._connection.interrupt()
+    # In the loop's thread.
 
-    # All below runs in the thread.
-
-    def connect(self) -> apsw.Connection:
-        """The connection. Raises what opening the file raises."""
-        if self._connection is None:
-            connection, guard = opening.connect(self._path, self._settings, writes=True)
-            connection.set_busy_handler(self._is_worth_waiting)
-            connection.set_wal_hook(self.checkpoints.committed)
-            self._connection, self._guard = connection, guard
-            self._applied = DEFAULTS
-            self._answers = None
-            self.moved = False
-        return self._connection
-
-    def disconnect(self) -> None:
-        """The file is opened anew when it is needed next; what is open is rolled back."""
-        if self._connection is not None:
-            self._cursors.close()
-            self._connection.close(force=True)
-            self._connection = None
-            self._tokens.release()
-            if self._train is not None:
-                self._train.reopen()
-
-    def roll_back(self) -> None:
-        """End the holder's transaction."""
-        self._cursors.close()
-        if self._connection is not None and self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-        self._applied = self._applied.ended()
-        self._tokens.release()
-
-    def checkpoint(self, nobody_reads: bool) -> None:
-        """When nobody writes."""
-        if self._connection is not None and self._tokens.holder is None:
-            self._until = monotonic()
-            self.checkpoints.run(self._connection, nobody_reads=nobody_reads)
-
-    def _serve(self) -> None:
-        while True:
-            # What was put in comes first: RECONNECT must not wait for a queue that never ends.
-            batch = self._tokens.next() if self._inbox.empty() else []
-            item = batch or self._inbox.get()
-            if item is None:
-                break
-            try:
-                self._do(item)
-            except Exception as error:  # noqa: BLE001 - a bug: nobody is to wait for ever
-                self._broken(item, error)
-        self.disconnect()
-
-    def _do(self, item: list[Job] | Job | Callable[[], None]) -> None:
-        if isinstance(item, list):
-            self._take(item)
-        elif isinstance(item, Job):
-            self._held(item)
-        else:
-            item()
-            return
-        if self.checkpoints.is_due and self._connection and self._tokens.holder is None:
-            self.checkpoints.run(self._connection)
-
-    def _broken(self, item: list[Job] | Job | Callable[[], None], error: Exception) -> None:
-        traceback.print_exc()
-        self.running = None
-        self.disconnect()
-        jobs = [item] if isinstance(item, Job) else item if isinstance(item, list) else []
-        for job in jobs:
-            job.in_transaction = False
-            job.fail(bug(error))
-        self._deliver(jobs)
-
-    def _take(self, batch: list[Job]) -> None:
-        self._batch = batch
-        kind = batch[0].kind
+    def held_here(self, job: Job) -> bool:
+        """Run a job of the holder's, if it is short and the thread does nothing."""
+        if not (self._inbox.empty() and self.work.is_short([job]) and self._using.acquire(False)):
+            return False
         try:
-            connection = self._ready(batch)
-            if kind != calls.ALONE:
-                connection.execute("BEGIN IMMEDIATE")
-        except apsw.BusyError as error:
-            self._not_now(batch, fields(error))
-            return
-        except Exception as error:  # noqa: BLE001 - also what functions of users raise
-            self._tokens.release()
-            self._fail(batch, fields(error))
-            return
-        if kind == calls.UNIT:
-            self._units(connection, batch)
-        elif kind == calls.HOLDING:
-            self._grant(connection, batch[0])
-        else:
-            self._alone(connection, batch)
-
-    def _ready(self, batch: list[Job]) -> apsw.Connection:
-        connection = self.connect()
-        if self.moved or opening.has_moved(connection):
-            self.moved = True
-            raise SqliteError(
-                "the file was replaced by another one, or removed: it is not written any more",
-                apsw.SQLITE_READONLY_DBMOVED,
-                sqlstate="58030",
-                hint="RECONNECT opens what is there now",
-            )
-        while self._needed:  # here nothing is open, and SQLite lets functions be replaced
-            opening.register(connection, self._needed.pop())
-        self._until = min((job.deadline for job in batch if job.deadline), default=0.0)
-        if self._train is not None and self._train.is_broken:
-            self._repair(connection, self._train)
-        wait = monotonic() - batch[0].since
-        self.counters.longest_wait = max(self.counters.longest_wait, wait)
-        self._apply(connection, batch[0].pragmas)
-        return connection
-
-    def _repair(self, connection: apsw.Connection, train: Train) -> None:
-        connection.execute("BEGIN IMMEDIATE")  # no other process may write into the WAL meanwhile
-        try:
-            train.repair()
+            self._run_here(job)
+            if self._tokens.holder is None:
+                self._go_on_here()
         finally:
-            connection.execute("ROLLBACK")
-
-    def _apply(self, connection: apsw.Connection, pragmas: SessionPragmas) -> None:
-        if pragmas is not self._applied and pragmas != self._applied:
-            pragmas.apply(connection, self._applied)
-            self._applied = pragmas
-
-    def _is_worth_waiting(self, naps: int) -> bool:
-        """SQLite's busy handler: another process has the lock."""
-        if not naps:
-            self.counters.busy_foreign += 1
-        if self._until and monotonic() >= self._until:
-            return False
-        if any(job.cancelled for job in self._batch):
-            return False
-        sleep(min(_NAP * (naps + 1), _LONGEST_NAP))
+            self._using.release()
         return True
 
-    def _not_now(self, batch: list[Job], busy: Fields) -> None:
-        """Another process kept the lock too long for some of the batch, or one was cancelled."""
-        now = monotonic()
-        late = [job for job in batch if job.cancelled or 0 < job.deadline <= now]
-        self._tokens.put_back([job for job in batch if job not in late])
-        for job in late:
-            job.fail(INTERRUPTED if job.cancelled else busy)
-        self._deliver(late)
-
-    def _fail(self, batch: list[Job], why: Fields) -> None:
-        for job in batch:
-            job.restart()
-            job.fail(why)
-        self._deliver(batch)
-
-    # Units.
-
-    def _units(self, connection: apsw.Connection, batch: list[Job]) -> None:
-        checks = batch[0].pragmas.foreign_keys
-        if not all(self._unit(connection, job, checks) for job in batch):
-            self._again(connection, batch)
+    def go_on(self) -> None:
+        """Give the token to whose turn it is, unless the thread is about to."""
+        if not self._inbox.empty():
             return
-        self.running = None
-        self._until = monotonic() + _COMMIT_PATIENCE
+        if not self._using.acquire(False):
+            # It may have looked at the queue already, and be about to sleep.
+            self._inbox.put(_nothing)
+            return
         try:
-            connection.execute("COMMIT")
-        except apsw.IOError:
-            self._lost(batch)
+            self._go_on_here()
+        finally:
+            self._using.release()
+
+    def _go_on_here(self) -> None:
+        if self._has_started:
             return
-        except apsw.BusyError as error:
-            connection.execute("ROLLBACK")
-            self._fail(batch, fields(error))
+        if self.work.checkpoints.is_due:
+            self._inbox.put(_nothing)
             return
-        except apsw.Error:
-            self._again(connection, batch)
-            return
-        self._applied = self._applied.ended()
-        self._count(len(batch))
-        self._commit(batch)
-
-    def _count(self, jobs: int) -> None:
-        counters = self.counters
-        counters.commits += 1
-        counters.batches += 1
-        counters.writes += jobs
-        counters.batch_max = max(counters.batch_max, jobs)
-
-    def _unit(self, connection: apsw.Connection, job: Job, checks: bool) -> bool:
-        """False: the batch's transaction is lost, or must not be committed."""
-        self._begin_job(connection, job)
-        while True:
-            call = job.calls[job.position]
-            if job.cancelled:
-                job.fail(INTERRUPTED)
-            else:
-                run(connection, call)
-            if call.failure is not None:
-                self._keep_answers(connection, job)
-                return bool(connection.in_transaction)
-            if checks and connection.status(apsw.SQLITE_DBSTATUS_DEFERRED_FKS)[0]:
-                return False
-            if job.is_at_end:
-                self._keep_answers(connection, job)
-                return True
-            job.position += 1
-
-    def _begin_job(self, connection: apsw.Connection, job: Job) -> None:
-        if job.answers is not self._answers:
-            self._answers = job.answers
-            connection.set_last_insert_rowid(job.answers.last_insert_rowid)
-        self._total = connection.total_changes()
-        self.since = monotonic()
-        self.running = job
-
-    def _keep_answers(self, connection: apsw.Connection, job: Job) -> None:
-        answers = job.answers
-        answers.last_insert_rowid = connection.last_insert_rowid()
-        answers.total_changes += connection.total_changes() - self._total
-        if job.calls[job.position].portal.statement.kind is Kind.WRITE:
-            answers.changes = connection.changes()
-
-    def _again(self, connection: apsw.Connection, batch: list[Job]) -> None:
-        """Each call by itself: nobody was told anything."""
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        self._applied = self._applied.ended()
-        for job in batch:
-            job.restart()
-        self._alone(connection, batch)
-
-    def _alone(self, connection: apsw.Connection, batch: list[Job]) -> None:
-        for i, job in enumerate(batch):
-            self._until = job.deadline
-            self._apply(connection, job.pragmas)
-            self._begin_job(connection, job)
-            self._calls_alone(connection, job)
-            self._keep_answers(connection, job)
-            self.running = None
-            self._applied = self._applied.ended()
-            self._count(1)
-            if job.failed and _is_io(job):
-                self._lost(batch[i : i + 1])
-                self._fail(batch[i + 1 :], REOPENED)
-                batch = batch[:i]
-                break
-        self._commit(batch)
-
-    def _calls_alone(self, connection: apsw.Connection, job: Job) -> None:
-        while not job.cancelled:
-            call = job.calls[job.position]
-            if call.portal.statement.kind is Kind.VACUUM:
-                with self._guard.vacuum():
-                    run(connection, call)
-            else:
-                run(connection, call)
-            if call.failure is not None or job.is_at_end:
+        while batch := self._tokens.next():
+            if not self.work.is_short(batch):
+                self._inbox.put(batch)
                 return
-            job.position += 1
-        job.fail(INTERRUPTED)
+            if self._run_here(batch):
+                self._inbox.put(Started(batch))
+                return
+            if self._tokens.first() is batch[0]:
+                self._inbox.put(_nothing)  # another process has the lock: the thread can wait
+                return
 
-    # A transaction that holds the token.
+    def _run_here(self, item: list[Job] | Job) -> bool:
+        """Whether units wait for their commit now."""
+        self.work.may_wait = False
+        self._run(item)
+        self.work.may_wait = True
+        return self._has_started
 
-    def _grant(self, connection: apsw.Connection, job: Job) -> None:
-        if job.snapshot is not None and not job.snapshot.is_fresh():
-            connection.execute("ROLLBACK")
-            self._tokens.release()
-            job.fail(STALE)
-            self._deliver([job])
-            return
-        for name in job.savepoints:
-            connection.execute('SAVEPOINT "' + name.replace('"', '""') + '"')
-        job.started = True
-        self._held(job)
+    # In the thread.
 
-    def _held(self, job: Job) -> None:
-        connection = self._connection
-        if connection is None:  # opened anew since
-            job.fail(REOPENED)
-            self._deliver([job])
-            return
-        self._until = monotonic() + _COMMIT_PATIENCE
-        self._begin_job(connection, job)
-        committed = self._run_held(connection, job)
-        self.running = None
-        self._keep_answers(connection, job)
-        job.in_transaction = connection.in_transaction
-        self._applied = job.pragmas  # a PRAGMA among the calls may have changed them
-        if not job.in_transaction:
-            self._applied = self._applied.ended()
-            self._cursors.close()
-            self._tokens.release()
-        if committed and job.failed and _is_io(job):
-            self._lost([job])
-        elif committed:
-            self.counters.commits += 1
-            self.counters.writes += 1
-            self._commit([job])
-        else:
-            self._deliver([job])
+    def _serve(self) -> None:
+        while (item := self._inbox.get()) is not None:
+            with self._using:
+                self._run(item)
+                self.work.checkpoint_if_due()
+                # What is put in comes first: RECONNECT must not wait for a queue that never ends.
+                while (
+                    not isinstance(item, Started)
+                    and self._inbox.empty()
+                    and (batch := self._tokens.next())
+                ):
+                    self._run(batch)
+                    self.work.checkpoint_if_due()
+            if isinstance(item, Started):
+                self._call_soon(self.go_on)
+        self.work.disconnect()
 
-    def _run_held(self, connection: apsw.Connection, job: Job) -> bool:
-        """Whether a COMMIT was tried."""
-        ceiling = CEILING if self._settings.is_wal else NO_CEILING
-        while not job.cancelled:
-            call = job.calls[job.position]
-            kind = call.portal.statement.kind
-            if kind in _ENDINGS:
-                self._cursors.close()
-            run(connection, call, ceiling)
-            self._cursors.note(call)
-            if call.failure is not None or call.outcome == MORE or job.is_at_end:
-                return kind is Kind.COMMIT
-            job.position += 1
-        job.fail(INTERRUPTED)
-        return False
+    # In either, with the lock.
 
-    # When the file fails.
+    def _run(self, item: Item) -> None:
+        try:
+            if isinstance(item, Started):
+                self._has_started = False
+                self.work.finish(item.batch)
+            elif isinstance(item, list):
+                self._take(item)
+            elif isinstance(item, Job):
+                self.work.held(item)
+            else:
+                item(self.work)
+        except Exception as error:  # noqa: BLE001 - a bug: nobody is to wait for ever
+            traceback.print_exc()
+            self.work.broken(_jobs(item), bug(error))
 
-    def _lost(self, batch: list[Job]) -> None:
-        """Nobody knows what of it is in the file; it is not tried again."""
-        self.running = None
-        self.disconnect()
-        for job in batch:
-            job.fail(UNKNOWN)
-        self._deliver(batch)
+    def _take(self, batch: list[Job]) -> None:
+        is_started = self.work.start(batch)
+        if is_started and not self.work.may_wait and self.work.syncs:
+            self._has_started = True
+        elif is_started:
+            self.work.finish(batch)
 
 
-def _is_io(job: Job) -> bool:
-    failure = job.calls[job.position].failure
-    return failure is not None and failure.code & 0xFF == apsw.SQLITE_IOERR
+def _jobs(item: Item) -> list[Job]:
+    if isinstance(item, Started):
+        return item.batch
+    if isinstance(item, Job):
+        return [item]
+    return item if isinstance(item, list) else []
 
 
-def _nothing() -> None:
+def _nothing(_: Work) -> None:
     """Wakes the thread."""
