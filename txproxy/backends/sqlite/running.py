@@ -1,5 +1,6 @@
 """One call, run on a connection: rows, tag, or what went wrong."""
 
+from collections.abc import Iterator
 from typing import Final
 
 import apsw
@@ -7,6 +8,7 @@ import apsw
 from txproxy.backends.sqlite import statements
 from txproxy.backends.sqlite.calls import DONE, MORE, SUSPENDED, Call, Portal
 from txproxy.backends.sqlite.errors import SqliteError, fields
+from txproxy.backends.sqlite.replies import Row
 from txproxy.backends.sqlite.statements import Kind
 from txproxy.wire import encode
 
@@ -40,7 +42,7 @@ def _rows(connection: apsw.Connection, call: Call, ceiling: int) -> None:
     encode_row = portal.encode
     assert encode_row is not None
     if portal.rows is None:
-        portal.rows = connection.execute(portal.statement.text, portal.parameters)
+        portal.rows = _open(connection, portal)
     width = len(portal.statement.columns)
     delivered = call.delivered
     size = 0
@@ -63,6 +65,16 @@ def _rows(connection: apsw.Connection, call: Call, ceiling: int) -> None:
     portal.is_done = True
     call.outcome = DONE
     call.reply.append(_complete(connection, call, delivered))
+
+
+def _open(connection: apsw.Connection, portal: Portal) -> Iterator[Row]:
+    statement = portal.statement
+    if statement.verb == statements.EXPLAIN:
+        # SQLite does not run the program, so does not see that the schema is another one by now:
+        # it would follow pointers to tables that are gone. So none is kept, and none stays open.
+        program = connection.execute(statement.text, portal.parameters, can_cache=False)
+        return iter(program.fetchall())
+    return connection.execute(statement.text, portal.parameters)
 
 
 def _complete(connection: apsw.Connection, call: Call, rows: int) -> bytes:

@@ -15,6 +15,9 @@ import apsw.ext
 
 from txproxy.backends.sqlite import parser, pragmas, programs
 
+EXPLAIN: Final = "EXPLAIN"
+"""The verb of all that begins with it."""
+
 
 class Kind(Enum):
     """What the transaction table has to know."""
@@ -86,7 +89,7 @@ _ANSWERED_BY_SQLITE: Final = frozenset({pragmas.Kind.READ, pragmas.Kind.WRITE})
 _PROGRAMS: Final = frozenset({Kind.READ, Kind.WRITE})
 _ADJECTIVES: Final = frozenset({"UNIQUE", "VIRTUAL", "TEMP", "TEMPORARY"})
 # An EXPLAIN only reads, but what it explains may take effect when it is prepared.
-_EXPLAINED: Final = ("EXPLAIN", "QUERY", "PLAN")
+_EXPLAINED: Final = (EXPLAIN, "QUERY", "PLAN")
 
 
 def control(sql: str) -> Statement | None:
@@ -95,7 +98,7 @@ def control(sql: str) -> Statement | None:
     Asks no database: SQL that SQLite cannot read raises apsw.SQLError.
     """
     words = parser.words(sql, 4)
-    if words[:1] == ("EXPLAIN",):
+    if words[:1] == (EXPLAIN,):
         explained = words[3:] if words[:3] == _EXPLAINED else words[1:]
         if explained[:1] != ("PRAGMA",):
             return None
