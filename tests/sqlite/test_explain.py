@@ -5,10 +5,12 @@ to tables that are gone, which ends the process or reads whatever is there inste
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 
 from tests.sqlite.endpoint import Endpoint
 from tests.sqlite.raw import Raw, Reply, bind, close_portal, execute, parse
+from txproxy.backends.sqlite import statements
 
 ROUNDS = 100
 TABLE = "a_table_of_a_long_name"
@@ -40,6 +42,12 @@ def written(reply: Reply) -> list[object]:
     return [row[5] for row in reply.rows if row[1] == "Insert"]
 
 
+def test_a_statement_in_a_schema_of_its_transaction(endpoint: Endpoint) -> None:
+    with Raw(endpoint, "a.db") as client:
+        for i in schemas(client):
+            assert client.rows(INSERT, i) == [(1,)]
+
+
 def test_a_client_explains_in_a_schema_of_its_transaction(endpoint: Endpoint) -> None:
     with Raw(endpoint, "a.db") as client:
         for i in schemas(client):
@@ -65,3 +73,13 @@ def test_a_client_goes_on_reading_a_program(endpoint: Endpoint) -> None:
             assert TABLE in written(client.ask(execute(0, "p")))
             client.ask(close_portal("p"))
             assert not client.query(f"ALTER TABLE another_{i} RENAME TO {TABLE}").errors
+
+
+def test_a_trigger_makes_a_statement_long() -> None:
+    connection = apsw.Connection(":memory:")
+    connection.execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b)")
+    sql = "INSERT INTO t (b) VALUES (?)"
+    assert statements.inspect(connection, sql).is_short
+    connection.execute("CREATE TRIGGER i AFTER INSERT ON t BEGIN UPDATE t SET b = 1; END")
+    assert not statements.inspect(connection, sql).is_short
+    connection.close()

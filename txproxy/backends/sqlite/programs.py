@@ -6,10 +6,7 @@ long as it is: a row is found by its key, and read or written. So it may run wit
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from apsw.ext import VDBEInstruction
+from typing import Final, NamedTuple
 
 # What takes no longer with more rows in the file; jumps among them that only go forward.
 _QUICK_ONES: Final = """
@@ -27,25 +24,33 @@ _QUICK: Final = frozenset(_QUICK_ONES.split())
 _LOOPS: Final = frozenset({"Next", "Prev"})
 
 
-def is_short(program: "Sequence[VDBEInstruction]") -> bool:
+class Instruction(NamedTuple):
+    """The first columns of EXPLAIN."""
+
+    addr: int
+    opcode: str
+    p1: int
+    p2: int
+
+
+def is_short(program: Sequence[Instruction]) -> bool:
     """Whether it is. Two kinds of loops are none: over a temporary table, which is filled by as
     many instructions as it has rows (RETURNING, IN), and over the children of a foreign key that
     is violated just then.
     """
     temporary = {each.p1 for each in program if each.opcode == "OpenEphemeral"}
-    guards = [(each.addr, each.p2 or 0) for each in program if each.opcode == "FkIfZero"]
+    guards = [(each.addr, each.p2) for each in program if each.opcode == "FkIfZero"]
     last = len(program) - 1
     for each in program:
-        to = each.p2 or 0
         if each.opcode in _LOOPS:
-            guarded = any(begin < to and each.addr < end for begin, end in guards)
+            guarded = any(begin < each.p2 and each.addr < end for begin, end in guards)
             if each.p1 not in temporary and not guarded:
                 return False
-        elif each.opcode not in _QUICK or _is_back(each.opcode, to, each.addr, last):
+        elif each.opcode not in _QUICK or _is_back(each, last):
             return False
     return True
 
 
-def _is_back(opcode: str, to: int, at: int, last: int) -> bool:
+def _is_back(each: Instruction, last: int) -> bool:
     # The last one leads from the preparations, which stand at the end, to the beginning.
-    return opcode == "Goto" and to <= at < last
+    return each.opcode == "Goto" and each.p2 <= each.addr < last

@@ -161,8 +161,10 @@ def inspect(connection: apsw.Connection, sql: str) -> Statement:
 def _is_short(connection: apsw.Connection, details: apsw.ext.QueryDetails) -> bool:
     if details.is_explain:
         return False
-    explained = apsw.ext.query_info(connection, details.first_query, explain=True).explain
-    return explained is not None and programs.is_short(explained)
+    # Not by apsw.ext, which keeps the program: `running` says what is wrong with that.
+    unbound = (None,) * details.bindings_count
+    rows = connection.execute(details.first_query, unbound, can_cache=False, explain=1)
+    return programs.is_short([programs.Instruction(*row[:4]) for row in rows])
 
 
 def refresh(connection: apsw.Connection) -> None:
