@@ -7,7 +7,7 @@ from typing import Any
 import apsw
 import pytest
 
-from tests.sqlite.endpoint import eventually
+from tests.sqlite.endpoint import PATIENCE, eventually
 from txproxy.backends.sqlite import calls, statements
 from txproxy.backends.sqlite.calls import Answers, Call, Job, Portal
 from txproxy.backends.sqlite.opening import Settings, inspector
@@ -129,5 +129,5 @@ def test_nobody_is_forgotten_while_the_thread_is_about_to_sleep(bench: Bench) ->
         writer.go_on()
     eventually(lambda: done == [job])
     writer.close()
-    writer.join()
+    assert writer.join(PATIENCE)
     assert bench.rows() == [(1,)]
