@@ -202,6 +202,20 @@ def test_a_file_that_is_removed_and_one_that_is_added(make_files: Make) -> None:
     assert rows_of(files.notes) == [("last",)]
 
 
+def test_how_a_file_is_written_stays_while_it_is_open(make_files: Make) -> None:
+    files = make_files()
+    with files.proxy, files.connect() as reader, files.connect() as writer:
+        files.tables["notes"] = {**files.tables["notes"], "journal_mode": "delete"}
+        reload(files)
+        with files.connect() as new:
+            assert new.info.parameter_status("txproxy.journal_mode") == "wal"
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM t").fetchone() == ("0",)
+        insert(writer, "while it is being read")
+        assert reader.execute("SELECT count(*) FROM t").fetchone() == ("0",)
+        reader.execute("COMMIT")
+
+
 def test_limits_hold_for_those_who_are_there(make_files: Make) -> None:
     """A writer that sleeps as another waits: for long, until the file's limit is lowered."""
     files = make_files(notes={"idle_writer_timeout": "1h", "busy_timeout": "1min"})

@@ -31,6 +31,8 @@ _LONG: Final = 16_384  # bytes of a text that is not
 _INSPECTOR_PATIENCE: Final = 50  # milliseconds, in which the loop stands still
 _IDLE: Final = 0.5  # seconds without a write
 _AGAIN: Final = 0.05  # seconds between interrupts
+_FROM_OPENING: Final = ("checkpoint", "commit_train", "extensions", "functions", "journal_mode")
+"""Settings that all connections must have alike: they stay while the file is open."""
 
 
 class User(Protocol):
@@ -119,9 +121,9 @@ class File:
     # Settings.
 
     def configure(self, settings: Settings) -> None:
-        """The configuration has changed; what sessions needed they need still."""
-        kept = [each for each in self.settings.functions if each not in settings.functions]
-        self.settings = replace(settings, functions=(*settings.functions, *kept))
+        """The configuration has changed."""
+        kept = {name: getattr(self.settings, name) for name in _FROM_OPENING}
+        self.settings = replace(settings, **kept)
 
     def need(self, function: str) -> None:
         """Register it with every connection: "package.module:function", imported before."""
