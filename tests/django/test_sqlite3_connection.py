@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,14 @@ def test_djangos_functions_are_on_both_sides(ours: Any) -> None:
             assert all(note.year > 2000 for note in years)
             assert ask(ours, "SELECT stddev_pop(x) FROM (SELECT 1 AS x UNION SELECT 3)") == [(1,)]
             assert ask(ours, "SELECT stddev_pop(id) FROM parent") == [(None,)]
+
+
+def test_djangos_functions_take_little_of_django() -> None:
+    """The SQLite process imports them for the first such client, while others want to be served."""
+    loaded = "import sys, txproxy.django.functions; print(*sys.modules)"
+    modules = subprocess.check_output([sys.executable, "-c", loaded], text=True).split()
+    assert "django.db.backends.sqlite3._functions" in modules
+    assert not {"django.db.models", "django.http"}.intersection(modules)
 
 
 def test_transaction_mode(files: Files, other: Any) -> None:
