@@ -8,6 +8,8 @@ import os
 import sys
 from typing import Any, Final
 
+import django
+
 DRIVER: Final = os.environ["TXPROXY_SUITE_DRIVER"]
 DIRECTORY: Final = os.environ["TXPROXY_SUITE_DIRECTORY"]
 """Of SQLite files; "": PostgreSQL."""
@@ -49,5 +51,6 @@ TEST_RUNNER = "tests.django_suite.runner.Runner"
 # The rest is that of Django's own tests/test_sqlite.py.
 SECRET_KEY = "django_tests_secret_key"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
+if django.VERSION < (6,):
+    DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 USE_TZ = False
