@@ -1,19 +1,19 @@
 """A small Django site in one module, and what is loaded beside its web server.
 
     TXPROXY_BENCH_DATABASE='{"ENGINE": …, "NAME": …}' gunicorn django_site:application
-    TXPROXY_BENCH_DATABASE=… python django_site.py {make,mix,browse,queue} ORDER
+    TXPROXY_BENCH_DATABASE=… python django_site.py {make,mix,browse,queue,write} ORDER
 
 The variable is DATABASES["default"]. ORDER is a JSON object, see Order; what is printed is one as
 well. `make` makes the file and its tables, which is for Django's own backend. `mix` is processes
 whose requests come from nowhere, so that nothing but the database stands between them; each is a
 fork that connects only then. `browse` is clients that speak HTTP, `queue` takes what the site has
-put into a table, until there is nothing left.
+put into a table, until there is nothing left. `write` is the clients of sqlite_clients.py through
+the ORM; its ORDER and its file are those of that one.
 """
 
 import contextlib
 import http.client
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -24,16 +24,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import django
+import sqlite_clients
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 from django.db import DatabaseError, connection, models, transaction
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
+from sqlite_clients import BODY, PAGES, Client, in_processes, name_of
 
 DATABASE: Final = "TXPROXY_BENCH_DATABASE"
 ARTICLES: Final = 1000
@@ -42,7 +45,6 @@ WORK: Final = 0.02  # seconds that a request waits in the middle, in its transac
 PAUSE: Final = 0.02  # seconds until the queue looks again, if there was nothing or an error
 DRAIN: Final = 10.0  # seconds that it gets for what is left at the end
 PATIENCE: Final = 30.0  # seconds that an HTTP client waits
-LEAD: Final = 0.3  # seconds from the last that is ready to the first request
 
 if not settings.configured:
     settings.configure(
@@ -82,6 +84,32 @@ class Task(models.Model):  # type: ignore[misc]  # Django has no types
         app_label = "bench"
 
 
+class Entry(models.Model):  # type: ignore[misc]
+    """What `write` writes: a table of sqlite_clients.py's."""
+
+    client = models.IntegerField()
+    number = models.IntegerField()
+    body = models.TextField()
+
+    class Meta:
+        """It is in no app."""
+
+        app_label = "bench"
+        db_table = "entry"
+
+
+class Page(models.Model):  # type: ignore[misc]
+    """What its transactions read one of."""
+
+    body = models.TextField()
+
+    class Meta:
+        """It is in no app."""
+
+        app_label = "bench"
+        db_table = "page"
+
+
 @dataclass(frozen=True)
 class Order:
     """What is done, and for how long. `start` and `port` are for `browse` alone."""
@@ -102,12 +130,6 @@ class Request(NamedTuple):
     began: float
     ended: float
     error: str  # "": none
-
-
-def name_of(error: BaseException) -> str:
-    """SQLite's name for it, or Python's."""
-    said = getattr(error.__cause__, "sqlite_errorname", "")
-    return said or type(error).__name__
 
 
 # What a request does.
@@ -152,29 +174,13 @@ application = get_wsgi_application()
 
 def mix(order: Order) -> list[Request]:
     """All requests of all processes."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that daemons end as well
-    forks = multiprocessing.get_context("fork")
-    pipes, children = [], []
-    for number in range(1, order.clients + 1):
-        ours, theirs = forks.Pipe()
-        child = forks.Process(target=work, args=(order, number, theirs), daemon=True)
-        child.start()
-        theirs.close()  # so that a child that dies is noticed
-        pipes.append(ours)
-        children.append(child)
-    for pipe in pipes:
-        pipe.recv()
-    start = time.monotonic() + LEAD
-    for pipe in pipes:
-        pipe.send(start)
-    requests = [request for pipe in pipes for request in pipe.recv()]
-    for child in children:
-        child.join()
-    return requests
+    _, told = in_processes(order.clients, partial(work, order))
+    return [request for each in told for request in each]
 
 
-def work(order: Order, client: int, pipe: Connection) -> None:
+def work(order: Order, which: int, pipe: Connection) -> None:
     """One process."""
+    client = which + 1  # 0 is nobody's
     dice = random.Random(client)
     Article.objects.count()  # connects
     pipe.send(None)
@@ -293,6 +299,27 @@ def take() -> int:
     return int(task.pk)
 
 
+# Rows, as fast as they are taken.
+
+
+class Writer(Client):
+    """One of the clients, as a model's user has it."""
+
+    refusals = DatabaseError
+
+    def connect(self) -> None:
+        connection.ensure_connection()
+        self.connection = connection.connection
+
+    def _insert(self) -> None:
+        Entry.objects.create(client=self.number, number=self.asked, body=BODY)
+
+    def _transaction(self) -> None:
+        with transaction.atomic():
+            Page.objects.get(pk=self.asked % PAGES)
+            self._insert()
+
+
 # The file.
 
 
@@ -339,12 +366,14 @@ def check(
 
 
 def main(role: str, written: str) -> None:
-    order = Order(**json.loads(written))
+    said = json.loads(written)
     roles: dict[str, Callable[[Order], Any]] = {"mix": mix, "browse": browse, "queue": queue}
     if role == "make":
         make()
+    elif role == "write":
+        print(json.dumps(sqlite_clients.run(sqlite_clients.Order(**said), Writer)))
     else:
-        print(json.dumps(roles[role](order)))
+        print(json.dumps(roles[role](Order(**said))))
 
 
 if __name__ == "__main__":

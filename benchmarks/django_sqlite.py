@@ -5,10 +5,11 @@
 
 The same requests, each a transaction, on a new file in WAL mode each time: Django's own backend as
 it comes and with transaction_mode IMMEDIATE, and txproxy.django.sqlite3 in front of a real
-`txproxy serve`. One load is processes that do nothing else, the other a site under gunicorn, with
-clients that speak HTTP and a task queue beside it. Several rounds of all, side by side. Afterwards
-the file is read by a process that had not opened it. Everything that is started is stopped at the
-end, also on Ctrl-C.
+`txproxy serve`. One load is processes that do nothing else, one a site under gunicorn, with clients
+that speak HTTP and a task queue beside it. The others are those of sqlite_writers.py that Django
+knows: rows in autocommit and in short transactions, one after the other. Several rounds of all,
+side by side. Afterwards the file is read by a process that had not opened it. Everything that is
+started is stopped at the end, also on Ctrl-C.
 
 It needs Django and gunicorn: the extra "bench".
 """
@@ -25,6 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +34,12 @@ from typing import Any, Final
 from common import Results, arguments_of, document, in_turn, machine, main, markdown, text
 from poolers import HOST, TXPROXY, BenchmarkError, free_port, process, say, script, wait_for_port
 from sqlite_clients import NAME, at
-from sqlite_setups import PORT, endpoint, sync_us
+from sqlite_clients import Order as WriteOrder
+from sqlite_setups import PORT, Cell, endpoint, sync_us
+from sqlite_setups import Sample as WriteSample
+from sqlite_setups import measure as measure_rows
+from sqlite_writers import numbers
+from sqlite_writers import table as rows_table
 
 try:
     from django_site import DATABASE, DRAIN, READS, WORK, Order, Request, check
@@ -44,7 +51,12 @@ IMMEDIATE: Final = "sqlite3 IMMEDIATE"  # with that transaction_mode
 WAYS: Final = (STOCK, IMMEDIATE, TXPROXY)
 MIX: Final = "mix"
 SITE: Final = "site"
-LOADS: Final = (MIX, SITE)
+ROWS: Final = {
+    "create/1": Cell("create/1", 1, ways=WAYS),
+    "create/8": Cell("create/8", 8, ways=WAYS),
+    "atomic/8": Cell("atomic/8", 8, begin="atomic", ways=WAYS),
+}
+LOADS: Final = (MIX, SITE, *ROWS)
 PROCESSES: Final = 8  # of the mix
 MIX_WRITERS: Final = 0.1  # the share of requests that write
 WORKERS: Final = 3  # gunicorn's processes
@@ -77,26 +89,42 @@ class Sample:
 # Loads.
 
 
-def measure(load: str, way: str, directory: Path, seconds: int) -> Sample:
+def measure(load: str, way: str, directory: Path, seconds: int) -> Sample | WriteSample:
     """One run, on a new file in a new directory."""
+    if load in ROWS:
+        return measure_rows(ROWS[load], way, directory, seconds, partial(write, way))
     directory.mkdir()
     file = directory / "bench.sqlite3"
-    stock = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(file)}
-    with program("make", stock, directory, Order()) as child:
+    with program("make", database_of(STOCK, file), directory, Order()) as child:
         finished(child, directory / "make.log")
     with contextlib.ExitStack() as stack:
-        database: dict[str, Any] = {**stock, "CONN_MAX_AGE": None, "ATOMIC_REQUESTS": True}
-        if way == IMMEDIATE:
-            database["OPTIONS"] = {"transaction_mode": "IMMEDIATE"}
         if way == TXPROXY:
             stack.enter_context(endpoint(file, "wal", train=False))
-            where = {"NAME": NAME, "HOST": str(directory), "PORT": PORT}
-            database |= {"ENGINE": "txproxy.django.sqlite3", **where}
+        database = database_of(way, file)
         if load == MIX:
             requests, told = run_mix(database, directory, seconds), None
         else:
             requests, told = run_site(database, directory, seconds)
     return sample(requests, told, check(file, requests, told), seconds)
+
+
+def database_of(way: str, file: Path) -> dict[str, Any]:
+    """DATABASES["default"]."""
+    database: dict[str, Any] = {"CONN_MAX_AGE": None, "ATOMIC_REQUESTS": True}
+    if way == TXPROXY:
+        where = {"NAME": NAME, "HOST": str(file.parent), "PORT": PORT}
+        return {"ENGINE": "txproxy.django.sqlite3", **where, **database}
+    if way == IMMEDIATE:
+        database["OPTIONS"] = {"transaction_mode": "IMMEDIATE"}
+    return {"ENGINE": "django.db.backends.sqlite3", "NAME": str(file), **database}
+
+
+def write(way: str, order: WriteOrder) -> dict[str, Any]:
+    """Rows, as fast as they are taken; what is told of them."""
+    file = Path(order.path)
+    with program("write", database_of(way, file), file.parent, order) as child:
+        told: dict[str, Any] = finished(child, file.with_name("write.log"))
+    return told
 
 
 def run_mix(database: dict[str, Any], directory: Path, seconds: int) -> list[Request]:
@@ -140,7 +168,7 @@ def in_environment(database: dict[str, Any]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def program(
-    role: str, database: dict[str, Any], directory: Path, order: Order
+    role: str, database: dict[str, Any], directory: Path, order: Order | WriteOrder
 ) -> Iterator[subprocess.Popen[bytes]]:
     """django_site.py in that role. What it prints goes to a log of that name."""
     command = script("django_site.py", role, json.dumps(asdict(order)))
@@ -249,6 +277,8 @@ def errors_table(results: Results) -> str:
     """Which errors those were, and what was wrong. "" if there were none."""
     body = []
     for (load, way), samples in results.samples.items():
+        if load in ROWS:
+            continue  # its table says so
         kinds: Counter[str] = Counter()
         for each in samples:
             kinds.update({f"request: {name}": n for name, n in each.errors.items()})
@@ -281,6 +311,13 @@ there; tasks that were done twice, or otherwise than the queue was told; an inte
 not ok. It must be 0. Clients, site and endpoint share the CPUs."""
 
 
+ROWS_HOW_TO_READ: Final = """
+create: rows of about 130 bytes by Model.objects.create(), in autocommit. atomic: atomic() around a
+get() by primary key and a create(). Behind the slash is the number of processes.
+
+{numbers}"""
+
+
 def how_to_read(seconds: int) -> str:
     return HOW_TO_READ.strip().format(
         reads=READS,
@@ -296,6 +333,19 @@ def how_to_read(seconds: int) -> str:
         warm_up=WARM_UP,
         drain=DRAIN,
     )
+
+
+def parts(results: Results, loads: Sequence[str], seconds: int) -> Iterator[str]:
+    """Tables of what was measured, and how to read them."""
+    rows = [row(results, load, way) for load in loads if load not in ROWS for way in WAYS]
+    if rows:
+        yield markdown(HEAD, rows)
+        yield errors_table(results)
+        yield how_to_read(seconds)
+    cells = [ROWS[load] for load in loads if load in ROWS]
+    if cells:
+        yield rows_table(results, cells, STOCK)
+        yield ROWS_HOW_TO_READ.strip().format(numbers=numbers(STOCK, seconds))
 
 
 def environment(root: Path, options: argparse.Namespace) -> dict[str, str]:
@@ -341,11 +391,9 @@ def benchmark() -> None:
             for load in loads:
                 for way in in_turn(WAYS, number):
                     say(f"round {number + 1} of {options.rounds}: {load}, {way}")
-                    directory = root / f"{number}-{load}-{WAYS.index(way)}"
+                    directory = root / f"{number}-{LOADS.index(load)}-{WAYS.index(way)}"
                     results.add(load, way, measure(load, way, directory, options.seconds))
-    rows = [row(results, load, way) for load in loads for way in WAYS]
-    parts = (markdown(HEAD, rows), errors_table(results), how_to_read(options.seconds))
-    print(document(ran_on, *parts))
+    print(document(ran_on, *parts(results, loads, options.seconds)))
     if options.json:
         said = {load: results.of_row(load) for load in loads}
         options.json.write_text(json.dumps({"ran_on": ran_on, "loads": said}, indent=1) + "\n")

@@ -11,6 +11,7 @@ process, which has not opened it until then: each row that was acknowledged must
 import json
 import multiprocessing
 import resource
+import signal
 import sqlite3
 import sys
 import threading
@@ -19,8 +20,9 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import txproxy.sqlite
 
@@ -35,7 +37,7 @@ BODY: Final = "x" * 120  # with its three numbers a row of about 130 bytes
 TIMEOUT: Final = 5.0  # seconds, of both: sqlite3's default
 NAME: Final = "bench"  # of the file, at the endpoint
 TICK: Final = 0.1  # seconds of the timeline
-LEAD: Final = 0.2  # seconds from the last that is ready to the first statement
+LEAD: Final = 0.3  # seconds from the last that is ready to the first statement
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Order:
 @dataclass
 class Client:
     """One connection, and what became of its rows: number 1 and up, in the order of asking."""
+
+    refusals: ClassVar[type[Exception]] = sqlite3.Error
 
     order: Order
     number: int
@@ -92,8 +96,8 @@ class Client:
             self.asked += 1
             try:
                 one()
-            except sqlite3.Error as error:
-                self.failed[self.asked] = getattr(error, "sqlite_errorname", type(error).__name__)
+            except self.refusals as error:
+                self.failed[self.asked] = name_of(error)
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 ended = time.monotonic()
@@ -114,12 +118,44 @@ class Client:
         execute("COMMIT")
 
 
+def name_of(error: BaseException) -> str:
+    """SQLite's name for it, or Python's. Django's errors have SQLite's as their cause."""
+    said = getattr(error.__cause__ or error, "sqlite_errorname", "")
+    return said or type(error).__name__
+
+
 # Processes.
 
 
-def work(order: Order, first: int, pipe: Connection) -> None:
-    """One process: its clients, the first of them with this number."""
-    clients = [Client(order, first + which) for which in range(order.threads)]
+def in_processes(number: int, work: Callable[[int, Connection], None]) -> tuple[float, list[Any]]:
+    """Forks, counted from 0: the moment at which all began, and what each has told.
+
+    `work` sends None when it is ready, receives that moment, and sends what it has to tell.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that daemons end as well
+    forks = multiprocessing.get_context("fork")
+    pipes, children = [], []
+    for which in range(number):
+        ours, theirs = forks.Pipe()
+        child = forks.Process(target=work, args=(which, theirs), daemon=True)
+        child.start()
+        theirs.close()  # so that a child that dies is noticed
+        pipes.append(ours)
+        children.append(child)
+    for pipe in pipes:
+        pipe.recv()
+    start = time.monotonic() + LEAD
+    for pipe in pipes:
+        pipe.send(start)
+    told = [pipe.recv() for pipe in pipes]
+    for child in children:
+        child.join()
+    return start, told
+
+
+def work(order: Order, kind: type[Client], which: int, pipe: Connection) -> None:
+    """One process: its clients."""
+    clients = [kind(order, which * order.threads + each) for each in range(order.threads)]
     for client in clients:
         client.connect()
     pipe.send(None)
@@ -136,25 +172,10 @@ def work(order: Order, first: int, pipe: Connection) -> None:
     pipe.send(clients)
 
 
-def run(order: Order) -> dict[str, Any]:
+def run(order: Order, kind: type[Client] = Client) -> dict[str, Any]:
     """Let them work; what they tell."""
-    forks = multiprocessing.get_context("fork")
-    pipes, children = [], []
-    for which in range(order.processes):
-        ours, theirs = forks.Pipe()
-        child = forks.Process(target=work, args=(order, which * order.threads, theirs))
-        child.start()
-        theirs.close()  # so that a child that dies is noticed
-        pipes.append(ours)
-        children.append(child)
-    for pipe in pipes:
-        pipe.recv()
-    start = time.monotonic() + LEAD
-    for pipe in pipes:
-        pipe.send(start)
-    clients = [client for pipe in pipes for client in pipe.recv()]
-    for child in children:
-        child.join()
+    start, found = in_processes(order.processes, partial(work, order, kind))
+    clients = [client for each in found for client in each]
     return told(order, clients, start + order.warm_up)
 
 

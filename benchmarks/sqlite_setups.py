@@ -7,7 +7,7 @@ import sqlite3
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -89,18 +89,30 @@ class Sample:
     told: dict[str, Any]  # by sqlite_clients.py
 
 
-def measure(cell: Cell, way: str, directory: Path, seconds: int) -> Sample:
+def clients(order: Order) -> dict[str, Any]:
+    """What they tell. Raises BenchmarkError."""
+    told: dict[str, Any] = json.loads(run(script("sqlite_clients.py", json.dumps(asdict(order)))))
+    return told
+
+
+def measure(
+    cell: Cell,
+    way: str,
+    directory: Path,
+    seconds: int,
+    ask: Callable[[Order], dict[str, Any]] = clients,
+) -> Sample:
     """One run, on a new file in a new directory."""
     directory.mkdir()
     path = directory / "bench.sqlite3"
     make(path, cell.journal)
     with contextlib.ExitStack() as stack:
         pid = None
-        if way != DIRECT:
+        if way in {TXPROXY, TRAIN}:
             pid = stack.enter_context(endpoint(path, cell.journal, train=way == TRAIN))
         order = Order(
             path=str(path),
-            socket="" if way == DIRECT else str(directory),
+            socket="" if pid is None else str(directory),
             port=PORT,
             begin=cell.begin,
             processes=cell.processes,
@@ -109,7 +121,7 @@ def measure(cell: Cell, way: str, directory: Path, seconds: int) -> Sample:
             warm_up=WARM_UP,
         )
         before = cpu_seconds(pid)
-        told = json.loads(run(script("sqlite_clients.py", json.dumps(asdict(order)))))
+        told = ask(order)
         used = cpu_seconds(pid) - before
     return sample(told, seconds, None if pid is None else used)
 

@@ -109,37 +109,35 @@ GOALS: Final = (
 
 # What people read.
 
-HEAD: Final = (
-    "load",
-    "way",
-    "rows/s",
-    "to direct",
-    "p50 ms",
-    "p99 ms",
-    "p99.9 ms",
-    "max ms",
-    "slowest/fastest",
-    "locked",
-    "errors",
-    "wrong",
-    "CPU µs: clients",
-    "endpoint",
-)
 GOALS_HEAD: Final = ("goal", "wanted", "reached", "met")
 
 
-def tables(results: Results, cells: Sequence[Cell]) -> list[str]:
-    """What was measured, and what was aimed for."""
-    rows = [row(results, cell, way) for cell in cells for way in cell.ways]
-    goals = [goal.row(results) for goal in GOALS]
-    return [markdown(HEAD, rows), markdown(GOALS_HEAD, goals)]
+def table(results: Results, cells: Sequence[Cell], base: str) -> str:
+    """What was measured; `base` is the way that others are compared with."""
+    head = (
+        "load",
+        "way",
+        "rows/s",
+        f"to {base}",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "max ms",
+        "slowest/fastest",
+        "locked",
+        "errors",
+        "wrong",
+        "CPU µs: clients",
+        "endpoint",
+    )
+    return markdown(head, [row(results, cell, way, base) for cell in cells for way in cell.ways])
 
 
-def row(results: Results, cell: Cell, way: str) -> tuple[str, ...]:
+def row(results: Results, cell: Cell, way: str, base: str) -> tuple[str, ...]:
     def median(what: str, form: str = ",.1f") -> str:
         return text(results.median(cell.name, way, what), form)
 
-    ratio = None if way == DIRECT else results.ratio(cell.name, way, DIRECT, "per_second")
+    ratio = None if way == base else results.ratio(cell.name, way, base, "per_second")
     return (
         cell.name,
         way,
@@ -164,11 +162,14 @@ key, INSERT, COMMIT. deferred: the same with a plain BEGIN, where SQLite refuses
 before another has written, whatever the timeout. Behind the slash is the number of connections: 8
 are 8 processes, 64 are 8 processes of 8 threads. The journal is the WAL, or "delete". {train}
 is txproxy with that setting: transactions share a sync, and others may see a commit just before it
-is on the disk.
+is on the disk. Off WAL the endpoint's synchronous is EXTRA, direct ones have FULL, which does less
+for them.
 
+{numbers}"""
+NUMBERS: Final = """
 Numbers are medians of the rounds, but for locked, errors and wrong, which are sums. rows/s are
-those that were acknowledged in the {seconds} s that count, after {warm_up} s; "to direct" is their
-proportion to direct ones, the median of each round's. Latencies are of an INSERT or of a whole
+those that were acknowledged in the {seconds} s that count, after {warm_up} s; "to {base}" is the
+proportion to that, the median of each round's. Latencies are of an INSERT or of a whole
 transaction, and of those that were refused, too. slowest/fastest are the rows of the connection
 that got the fewest in proportion to those of the one that got the most: 1 is fair, 0 is somebody
 who got none. "locked" are errors "database is locked"; "errors" all others. "wrong" is what the
@@ -176,12 +177,16 @@ file had to say afterwards: rows that were acknowledged and are not there, or th
 refused and there, and an integrity_check that is not ok. It must be 0.
 
 CPU µs: user and system time for each row, of all clients and of the endpoint's SQLite process.
-Clients and endpoint share the CPUs. Off WAL the endpoint's synchronous is EXTRA, direct ones have
-FULL, which does less for them."""
+Clients and endpoint share the CPUs."""
 
 
 def how_to_read(seconds: int) -> str:
-    return HOW_TO_READ.strip().format(train=TRAIN, seconds=seconds, warm_up=WARM_UP)
+    return HOW_TO_READ.strip().format(train=TRAIN, numbers=numbers(DIRECT, seconds))
+
+
+def numbers(base: str, seconds: int) -> str:
+    """How to read the table."""
+    return NUMBERS.strip().format(base=base, seconds=seconds, warm_up=WARM_UP)
 
 
 def environment(root: Path, options: argparse.Namespace) -> dict[str, str]:
@@ -246,7 +251,9 @@ def benchmark() -> None:
         root = Path(name)
         ran_on = environment(root, options)
         results = measure_all(cells, root, options.rounds, options.seconds)
-    print(document(ran_on, *tables(results, cells), how_to_read(options.seconds)))
+    goals = markdown(GOALS_HEAD, [goal.row(results) for goal in GOALS])
+    parts = (table(results, cells, DIRECT), goals, how_to_read(options.seconds))
+    print(document(ran_on, *parts))
     if options.json:
         options.json.write_text(as_json(ran_on, results, cells))
     if options.plot:
