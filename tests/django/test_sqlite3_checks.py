@@ -1,7 +1,10 @@
 """What `manage.py check --database` says, and what `manage.py dbshell` runs."""
 
+import socket
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.django.conftest import ENGINE
 from tests.django.site import OURS, wrapper
@@ -26,6 +29,17 @@ def test_what_is_ignored_and_who_reads(files: Files) -> None:
 def test_nobody_listens(tmp_path: Path) -> None:
     made = wrapper(OURS, ENGINE, NOTES, HOST=str(tmp_path))
     assert f"nobody listens on {tmp_path}/.s.PGSQL.6432" in found(made)["txproxy.E001"]
+
+
+def test_the_socket_is_not_for_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(_: socket.socket, __: str) -> None:
+        raise PermissionError(13, "Permission denied")  # not so for root, who may run this
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    made = wrapper(OURS, ENGINE, NOTES, HOST=str(tmp_path))
+    said = found(made)["txproxy.E001"]
+    assert f"may not connect to {tmp_path}/.s.PGSQL.6432" in said
+    assert "unix_socket_mode" in said
 
 
 def test_in_memory_there_is_nothing_to_say() -> None:

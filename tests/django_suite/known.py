@@ -10,6 +10,13 @@ SQLITE: Final = {
     "setUpClass (timezones.tests.ForcedTimeZoneDatabaseTests)": (
         "stock skips the whole class: one connection is all that its test databases allow"
     ),
+    (
+        "backends.sqlite.test_creation.TestDbSignatureTests"
+        ".test_setup_worker_connection_respects_test_database_name"
+    ): (
+        "new in Django 6.1: a process of parallel tests that was not forked is to copy its clone"
+        " into memory, also if that is a file; here it uses the file"
+    ),
     "select_for_update.tests.SelectForUpdateTests.test_for_update_after_from": (
         "stock skips it: it wants FOR UPDATE in the middle of the statement, where SQLite has none"
     ),

@@ -83,7 +83,7 @@ class Wire:
     """A connection after its login. Not safe for use by two threads at once.
 
     `status` is the last ReadyForQuery's, `parameters` are the server's, newest value.
-    sqlite3.OperationalError: nobody listens there, or the server said no.
+    sqlite3.OperationalError: nobody listens there, we may not connect, or the server said no.
     """
 
     def __init__(self, address: str, said: dict[str, str]) -> None:
@@ -251,6 +251,13 @@ def _connected(address: str) -> socket.socket:
     found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         found.connect(address)
+    except PermissionError as error:
+        found.close()
+        raise failures.operational(
+            f"unable to open database file: {user()} may not connect to {address}: txproxy's"
+            " unix_socket_mode and unix_socket_group say who may, and the mode of the directory",
+            failures.CANTOPEN,
+        ) from error
     except OSError as error:
         found.close()
         raise failures.operational(
