@@ -44,6 +44,9 @@ SETTINGS: Final[dict[str, Any]] = {
     "allow_create": False,
 }
 
+Line = dict[str, Any]
+"""Of the control channel."""
+
 _PORT: Final = 5432
 _CRED: Final = struct.Struct("3i")
 
@@ -130,6 +133,12 @@ class Endpoint:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
+    def end_channel(self) -> None:
+        """As the proxy's end does; the process is to end by itself."""
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_RDWR)
+        self._channel.close()
+
     def kill(self) -> None:
         """As kill -9 does."""
         self.process.kill()
@@ -161,19 +170,22 @@ class Endpoint:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        with contextlib.suppress(OSError):
-            self._channel.shutdown(socket.SHUT_RDWR)
-        self._channel.close()
+        self.end_channel()
         try:
             self.process.wait(PATIENCE)
         finally:
             self.kill()
             Path(self.socket_path).unlink(missing_ok=True)
 
-    def tell(self, line: dict[str, Any], *fds: int) -> None:
+    def tell(self, line: Line, *fds: int) -> None:
         """Send a line of the control channel."""
+        self.tell_all([line], *fds)
+
+    def tell_all(self, lines: list[Line], *fds: int) -> None:
+        """Send lines at once."""
         with self._sending:
-            socket.send_fds(self._channel, [json.dumps(line).encode() + b"\n"], fds)
+            said = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+            socket.send_fds(self._channel, [said], fds)
 
     def queues(self, database: str, count: int) -> None:
         """Until so many stand in the file's queue."""
@@ -249,7 +261,19 @@ class Endpoint:
             return
         self._hand_over(client, startup.parameters() or {})
 
-    def _hand_over(self, client: socket.socket, parameters: dict[str, str]) -> None:
+    def give(self, client: socket.socket, database: str, *behind: Line, rest: bytes = b"") -> None:
+        """Hand a client over that has said nothing, with lines that come right behind it. `rest`:
+        what the proxy has already read of it.
+        """
+        self._hand_over(client, {"user": "u", "database": database}, behind, rest)
+
+    def _hand_over(
+        self,
+        client: socket.socket,
+        parameters: dict[str, str],
+        behind: tuple[Line, ...] = (),
+        rest: bytes = b"",
+    ) -> None:
         number = next(self._ids)
         secret = self.keys[number] = os.urandom(4)
         peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CRED.size)
@@ -266,6 +290,6 @@ class Endpoint:
             "path": str(self.path(parameters.get("database", ""))),
             "file": self.settings,
             "parameters": parameters,
-            "rest": base64.b64encode(b"").decode(),
+            "rest": base64.b64encode(rest).decode(),
         }
-        self.tell(line, client.fileno())
+        self.tell_all([line, *({"id": number, **each} for each in behind)], client.fileno())

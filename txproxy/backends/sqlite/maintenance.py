@@ -55,6 +55,8 @@ class Maintenance(asyncio.Protocol):
         parts += [encode.parameter_status(*pair) for pair in _STATUSES.items()]
         parts += [encode.backend_key_data(client.pid, client.secret), encode.ready(IDLE)]
         self._transport.write(b"".join(parts))
+        if client.rest:
+            self.data_received(client.rest)
 
     def data_received(self, data: bytes) -> None:
         self._data += data

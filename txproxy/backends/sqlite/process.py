@@ -1,7 +1,6 @@
 """The SQLite process: clients that the proxy hands over, the files that they speak of."""
 
 import asyncio
-import base64
 import contextlib
 import os
 import socket
@@ -40,6 +39,7 @@ class Process:
     def __init__(self, loop: asyncio.AbstractEventLoop, channel: socket.socket) -> None:
         self._loop = loop
         self._channel = Channel(loop, channel, self._take, self._lost)
+        self._arriving: dict[int, Fields | None] = {}  # and why one is to leave at once
         self._sessions: dict[int, Session] = {}
         self._maintenance: dict[int, Maintenance] = {}
         self._configured: frozenset[str] = frozenset()  # files with names of their own
@@ -57,8 +57,9 @@ class Process:
         while not self._ended.is_set():
             await asyncio.sleep(_TICK)
             self._tick()
-        for session in list(self._sessions.values()):
-            session.close()
+        for number, session in list(self._sessions.items()):
+            if number not in self._arriving:
+                session.close()
         # Whoever waits for a lock, or cannot be interrupted, does not keep us.
         watchdog = threading.Timer(_PATIENCE, os._exit, (_STUCK,))
         watchdog.daemon = True
@@ -80,19 +81,34 @@ class Process:
 
     def _client(self, line: Line) -> None:
         sock = self._channel.next_socket()
-        self._start(self._adopt(line, sock))
+        self._arriving[line["id"]] = None
+        self._start(self._arrive(line, sock))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _arrive(self, line: Line, sock: socket.socket) -> None:
+        """Opening its file takes time, in which it may be told to leave."""
+        number = line["id"]
+        try:
+            await self._adopt(line, sock)
+        finally:
+            why = self._arriving.pop(number)
+        session = self._found(number)
+        if why is not None and session is not None:
+            session.die(why)
+
+    def _found(self, number: int) -> Session | Maintenance | None:
+        return self._sessions.get(number) or self._maintenance.get(number)
+
     async def _adopt(self, line: Line, sock: socket.socket) -> None:
         client = Client.of(line)
         sock.setblocking(False)
         self._configured = frozenset(line.get("configured", ()))
         if client.database == ANY_FILE:
-            await self._maintain(line, client, sock)
+            await self._maintain(client, sock)
             return
         try:
             wanted = client.parameters.get(django.PARAMETER)
@@ -110,12 +126,8 @@ class Process:
         except Exception as error:  # noqa: BLE001 - whatever opening the file raises
             self._sessions.pop(client.number, None)
             await self._refuse(client, sock, _refusal(error, client))
-            return
-        rest = base64.b64decode(line["rest"])
-        if rest:
-            session.data_received(rest)
 
-    async def _maintain(self, line: Line, client: Client, sock: socket.socket) -> None:
+    async def _maintain(self, client: Client, sock: socket.socket) -> None:
         async def run(asked: Create | Drop) -> None:
             path = locate(client.path, asked.name)
             if isinstance(asked, Drop):
@@ -130,9 +142,6 @@ class Process:
         session = Maintenance(client, run, self._maintained)
         self._maintenance[client.number] = session
         await self._loop.connect_accepted_socket(lambda: session, sock)
-        rest = base64.b64decode(line["rest"])
-        if rest:
-            session.data_received(rest)
 
     def _maintained(self, client: Client) -> None:
         del self._maintenance[client.number]
@@ -184,10 +193,12 @@ class Process:
 
     def _close(self, line: Line) -> None:
         number = line["id"]
-        session = self._sessions.get(number) or self._maintenance.get(number)
-        if session is not None:
-            why = line["fields"]
-            session.die(Fields(why["C"], apsw.SQLITE_ERROR, "SQLITE_ERROR", why["M"]))
+        why = Fields(line["fields"]["C"], apsw.SQLITE_ERROR, "SQLITE_ERROR", line["fields"]["M"])
+        session = self._found(number)
+        if number in self._arriving:
+            self._arriving[number] = why
+        elif session is not None:
+            session.die(why)
 
     def _reap(self, line: Line) -> None:
         session = self._sessions.get(line["id"])
@@ -268,12 +279,13 @@ class Process:
             self._report(now)
 
     def _send_away(self) -> None:
-        for session in list(self._sessions.values()):
-            if session.conversation.course.is_between:
-                session.die(Fields("57P01", apsw.SQLITE_ERROR, "SQLITE_ERROR", _SHUTDOWN))
-        for other in list(self._maintenance.values()):
-            other.die(Fields("57P01", apsw.SQLITE_ERROR, "SQLITE_ERROR", _SHUTDOWN))
-        if not self._sessions and not self._maintenance:
+        for number, session in list(self._sessions.items()):
+            if session.conversation.course.is_between and number not in self._arriving:
+                session.die(_SHUTDOWN)
+        for number, other in list(self._maintenance.items()):
+            if number not in self._arriving:
+                other.die(_SHUTDOWN)
+        if not self._sessions and not self._maintenance and not self._arriving:
             self._is_draining = False
             self._channel.tell({"is": "drained"})
 
@@ -289,7 +301,12 @@ class Process:
             self._channel.tell(report.line(self._files.values(), self._sessions.values(), now))
 
 
-_SHUTDOWN: Final = "terminating connection due to administrator command"
+_SHUTDOWN: Final = Fields(
+    "57P01",
+    apsw.SQLITE_ERROR,
+    "SQLITE_ERROR",
+    "terminating connection due to administrator command",
+)
 
 
 def _real(path: str) -> str:

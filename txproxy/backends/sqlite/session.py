@@ -1,6 +1,7 @@
 """A client's socket: bytes in, messages one after the other, bytes out."""
 
 import asyncio
+import base64
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any, Final, Protocol, cast
@@ -22,7 +23,9 @@ _HEAD: Final = Struct("!BI").unpack_from  # of a message: its type, its length
 
 @dataclass(frozen=True)
 class Client:
-    """What the proxy knows of a client that it hands over."""
+    """What the proxy knows of a client that it hands over. `rest` has come behind its start-up
+    packet: it is taken before anything is read.
+    """
 
     number: int
     pid: int
@@ -31,6 +34,7 @@ class Client:
     database: str
     path: str
     parameters: dict[str, str]
+    rest: bytes = field(repr=False)
 
     @classmethod
     def of(cls, line: dict[str, Any]) -> "Client":
@@ -43,6 +47,7 @@ class Client:
             database=line["database"],
             path=line["path"],
             parameters=line["parameters"],
+            rest=base64.b64decode(line["rest"]),
         )
 
 
@@ -82,6 +87,8 @@ class Session(asyncio.Protocol):
         parts += [encode.parameter_status(*pair) for pair in self._statuses().items()]
         parts += [encode.backend_key_data(client.pid, client.secret), encode.ready(IDLE)]
         self._transport.write(b"".join(parts))
+        if client.rest:
+            self.data_received(client.rest)
 
     def _statuses(self) -> dict[str, str]:
         client = self.client
