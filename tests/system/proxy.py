@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import psycopg
+import pytest
 
 from txproxy.cli.embedded import PORTS, EmbeddedPostgres
 
@@ -167,6 +168,18 @@ def wait_until(look: Callable[[], T], good: Callable[[T], object]) -> T:
         if good(seen) or time.monotonic() > deadline:
             return seen
         time.sleep(0.02)
+
+
+def until_ended(client: psycopg.Connection[Any]) -> str:
+    """Ask, in autocommit, until the connection is ended: returns what was said about it.
+
+    What libpq reads together with an answer that came before, it takes for a notice.
+    """
+    said: list[str | None] = []
+    client.add_notice_handler(lambda notice: said.append(notice.message_primary))
+    with pytest.raises(psycopg.OperationalError) as ended:
+        wait_until(lambda: client.execute("SELECT 1"), lambda _: False)
+    return "\n".join(map(str, [*said, ended.value]))
 
 
 def in_threads(work: Callable[[int], None], number: int) -> None:
