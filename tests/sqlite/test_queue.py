@@ -149,6 +149,19 @@ def test_close_and_drain(tmp_path: Path) -> None:
             eventually(lambda: endpoint.told("drained"))
 
 
+def test_one_that_is_to_leave_between_transactions(shared: Endpoint, database: str) -> None:
+    with Raw(shared, database) as client:
+        fields = {"C": "57P01", "M": "go away"}
+        close = {"do": "close", "id": client.number, "fields": fields, "only_between": True}
+        for sql in ("BEGIN", "INSERT INTO t (b) VALUES (1)"):
+            client.run(sql)
+            shared.tell(close)
+            assert client.rows("SELECT 1") == [(1,)]
+        assert client.run("COMMIT").tags == ["COMMIT"]
+        shared.tell(close)
+        assert client.message()[0] == "E"
+
+
 def test_the_end_of_the_channel_rolls_back(tmp_path: Path) -> None:
     with Endpoint(tmp_path) as endpoint:
         endpoint.create("a.db", "CREATE TABLE t (a INTEGER PRIMARY KEY, b)")

@@ -249,11 +249,11 @@ class Sqlite:
         return limit
 
     def _end_orphans(self) -> None:
-        for number in list(self._orphans):
+        for number in self._orphans:
             session = self.seen.sessions.get(number)
             if session is not None and session.state == "idle":
-                self._orphans.discard(number)
-                self._end(number, _REMOVED)
+                # It may have begun a transaction since; then the next report leads here again.
+                self._end(number, _REMOVED, only_between=True)
 
     def _lost(self) -> None:
         for client in self.seen.lost():
@@ -269,8 +269,9 @@ class Sqlite:
         """End this client."""
         self._end(number, _ENDED)
 
-    def _end(self, number: int, fields: Mapping[str, str]) -> None:
-        self._process.tell({"do": "close", "id": number, "fields": fields})
+    def _end(self, number: int, fields: Mapping[str, str], *, only_between: bool = False) -> None:
+        line = {"do": "close", "id": number, "fields": fields, "only_between": only_between}
+        self._process.tell(line)
 
     def reap(self, number: int) -> bool:
         """End this client's transaction; whether it was asleep in one, when last seen."""

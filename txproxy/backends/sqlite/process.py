@@ -197,7 +197,7 @@ class Process:
         session = self._found(number)
         if number in self._arriving:
             self._arriving[number] = why
-        elif session is not None:
+        elif session is not None and not (line.get("only_between") and _is_busy(session)):
             session.die(why)
 
     def _reap(self, line: Line) -> None:
@@ -280,7 +280,7 @@ class Process:
 
     def _send_away(self) -> None:
         for number, session in list(self._sessions.items()):
-            if session.conversation.course.is_between and number not in self._arriving:
+            if number not in self._arriving and not _is_busy(session):
                 session.die(_SHUTDOWN)
         for number, other in list(self._maintenance.items()):
             if number not in self._arriving:
@@ -307,6 +307,11 @@ _SHUTDOWN: Final = Fields(
     "SQLITE_ERROR",
     "terminating connection due to administrator command",
 )
+
+
+def _is_busy(session: Session | Maintenance) -> bool:
+    """Whether something of it would be lost."""
+    return isinstance(session, Session) and not session.conversation.course.is_between
 
 
 def _real(path: str) -> str:
