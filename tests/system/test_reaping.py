@@ -23,7 +23,8 @@ QUICK: Final = "quick"
 
 @pytest.fixture(scope="module")
 def proxy_settings() -> Mapping[str, Any]:
-    quick = {"idle_transaction_timeout": "200ms"}
+    # a session may be given more time: see `awake`
+    quick = {"idle_transaction_timeout": "200ms", "idle_transaction_timeout_max": "1h"}
     return {
         "databases": {
             "app": {},
@@ -31,10 +32,11 @@ def proxy_settings() -> Mapping[str, Any]:
             "retry": {**quick, "idle_transaction_sqlstate": "40001"},
             "thrown_out": {**quick, "idle_transaction_action": "disconnect"},
             "told": {**quick, "idle_transaction_action": "report"},
-            "patient": {**quick, "idle_transaction_timeout_max": "1h"},
+            "strict": {"idle_transaction_timeout": "200ms"},
             "never": {"idle_transaction_timeout": 0},
             "race": {"idle_transaction_timeout": "100ms", "pool_size": 12},
-            "short": {"transaction_timeout": "400ms"},
+            # the time of a few statements, on a machine that is busy
+            "short": {"transaction_timeout": "2s"},
         },
         "users": {
             # what is said for the user beats what is said for the database
@@ -60,6 +62,20 @@ def on(query: str, table: str) -> sql.Composed:
 def rows(proxy: Proxy, table: str) -> list[str]:
     with direct(proxy.server) as connection:
         return [v for (v,) in connection.execute(on("SELECT v FROM {} ORDER BY v", table))]
+
+
+AWAKE: Final = "SET txproxy.idle_transaction_timeout = '1h'"
+DROWSY: Final = "RESET txproxy.idle_transaction_timeout"
+
+
+def awake(connection: Any) -> None:
+    """From now on it is no sleeper, however long the machine lets it wait between statements."""
+    connection.execute(AWAKE)
+
+
+def drowsy(connection: Any) -> None:
+    """From now on it is again what its database makes of it."""
+    connection.execute(DROWSY)
 
 
 def sleep(proxy: Proxy, times: int = 1) -> None:
@@ -94,6 +110,7 @@ def test_psycopg3(proxy: Proxy, table: str, threshold: int | None) -> None:
         with pytest.raises(psycopg.errors.InFailedSqlTransaction):
             connection.execute(insert, ["lost as well"])
         connection.rollback()
+        awake(connection)
         for _ in range(3):
             ask(connection)
             connection.execute(insert, ["kept"])
@@ -111,6 +128,7 @@ def test_psycopg3_commit_says_so(proxy: Proxy, table: str) -> None:
         with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
             connection.commit()
         assert connection.info.transaction_status == TransactionStatus.IDLE
+        awake(connection)
         ask(connection)
         connection.execute(insert, ["kept"])
         connection.commit()
@@ -124,6 +142,7 @@ def test_psycopg3_rollback_is_quiet(proxy: Proxy, table: str) -> None:
         sleep(proxy)
         connection.rollback()
         assert connection.info.transaction_status == TransactionStatus.IDLE
+        awake(connection)
         ask(connection)
         connection.execute(insert, ["kept"])
         connection.commit()
@@ -147,6 +166,7 @@ def test_psycopg3_transaction_blocks(proxy: Proxy, table: str) -> None:
             with connection.transaction():
                 connection.execute(insert, ["lost"])
                 sleep(proxy, 2)
+        awake(connection)
         with connection.transaction():
             connection.execute(insert, ["kept"])
             ask(connection)
@@ -165,6 +185,7 @@ def test_psycopg3_pipeline(proxy: Proxy, table: str) -> None:
             for _ in range(5):
                 connection.execute(insert, ["lost"])
         connection.rollback()
+        awake(connection)
         with connection.pipeline():
             for _ in range(5):
                 connection.execute(insert, ["kept"])
@@ -186,6 +207,7 @@ def test_psycopg3_asleep_in_a_pipeline(proxy: Proxy, table: str, autocommit: boo
             sleep(proxy)
             connection.execute("SELECT 1").fetchone()
         connection.rollback()
+        awake(connection)
         ask(connection)
     assert rows(proxy, table) == []
 
@@ -200,6 +222,7 @@ def test_psycopg3_copy(proxy: Proxy, table: str) -> None:
             sleep(proxy)
             copy.write("lost\n" * 10_000)
         connection.rollback()
+        awake(connection)
         ask(connection)
         with cursor.copy(on("COPY {} FROM STDIN", table)) as copy:
             copy.write("kept\n")
@@ -211,24 +234,30 @@ def test_psycopg3_copy(proxy: Proxy, table: str) -> None:
 def test_psycopg3_after_an_error(proxy: Proxy) -> None:
     """With a savepoint, without which it would hold nothing."""
     with proxy.connect(QUICK) as connection:
+        # nothing can be set in a transaction that has failed
+        connection.execute("SET txproxy.idle_transaction_timeout = '2s'")
         connection.execute("SAVEPOINT s")
         with pytest.raises(psycopg.errors.DivisionByZero):
             connection.execute("SELECT 1/0")
         sleep(proxy)
         # it had been told that nothing of this transaction will stay
         connection.commit()
+        awake(connection)
         ask(connection)
 
 
 def test_psycopg3_cursors(proxy: Proxy) -> None:
     with proxy.connect(QUICK) as connection:
+        awake(connection)
         with connection.cursor("named") as cursor:
             cursor.execute("SELECT generate_series(1, 100)")
             assert cursor.fetchone() == (1,)
+            drowsy(connection)
             sleep(proxy)
             with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
                 cursor.fetchone()
         connection.rollback()
+        awake(connection)
         ask(connection)
 
 
@@ -244,6 +273,7 @@ async def test_psycopg3_with_asyncio(proxy: Proxy, table: str) -> None:
             with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
                 await connection.execute(insert, ["lost"])
             await connection.rollback()
+            await connection.execute(AWAKE)
             await connection.execute(insert, ["kept"])
             await connection.commit()
 
@@ -271,16 +301,20 @@ def test_psycopg2(proxy: Proxy, table: str) -> None:
     with pytest.raises(psycopg2.errors.InFailedSqlTransaction):
         cursor.execute(insert, ["lost"])
     connection.rollback()
+    awake(cursor)
     ask(cursor)
     cursor.execute(insert, ["kept"])
     connection.commit()
     assert pids(proxy.server) == before
     cursor.execute(insert, ["lost"])
+    drowsy(cursor)
     sleep(proxy, 2)
     connection.rollback()
+    awake(cursor)
     ask(cursor)
     connection.commit()
     cursor.execute(insert, ["lost"])
+    drowsy(cursor)
     sleep(proxy, 3)
     with pytest.raises(psycopg2.Error) as caught:
         connection.commit()
@@ -320,10 +354,12 @@ def test_psycopg2_copy(proxy: Proxy, table: str) -> None:
 async def test_asyncpg(proxy: Proxy, table: str, cache: int) -> None:
     insert = f"INSERT INTO {table} VALUES ($1)"
     connection = await asyncpg.connect(**proxy.asyncpg(QUICK, statement_cache_size=cache))
+    await connection.execute(AWAKE)
     transaction = connection.transaction()
     await transaction.start()
     await connection.execute(insert, "lost")
     before = pids(proxy.server)
+    await connection.execute(DROWSY)
     await asyncio.to_thread(sleep_till_clean, proxy)
     with pytest.raises(asyncpg.IdleInTransactionSessionTimeoutError):
         await connection.execute(insert, "lost")
@@ -332,18 +368,22 @@ async def test_asyncpg(proxy: Proxy, table: str, cache: int) -> None:
     await transaction.rollback()
     await connection.execute(insert, "kept")
 
+    await connection.execute(AWAKE)
     transaction = connection.transaction()
     await transaction.start()
     await connection.execute(insert, "lost")
+    await connection.execute(DROWSY)
     await asyncio.to_thread(sleep_till_clean, proxy, 2)
     with pytest.raises(asyncpg.IdleInTransactionSessionTimeoutError):
         await transaction.commit()
     mine = token()
     assert await connection.fetchval("SELECT $1::text", mine) == mine
 
+    await connection.execute(AWAKE)
     transaction = connection.transaction()
     await transaction.start()
     await connection.execute(insert, "lost")
+    await connection.execute(DROWSY)
     await asyncio.to_thread(sleep_till_clean, proxy, 3)
     await transaction.rollback()
     assert await connection.fetchval("SELECT $1::text", mine) == mine
@@ -377,6 +417,7 @@ def test_a_sqlstate_that_is_retried(proxy: Proxy) -> None:
         with pytest.raises(psycopg.errors.SerializationFailure):
             ask(connection)
         connection.rollback()
+        awake(connection)
         ask(connection)
 
 
@@ -391,6 +432,7 @@ def test_action_disconnect(proxy: Proxy) -> None:
         assert "can go on" not in (caught.value.diag.message_hint or "")
         assert connection.closed
     with proxy.connect("thrown_out") as other:
+        awake(other)
         ask(other)
     assert pids(proxy.server) == before
 
@@ -472,7 +514,7 @@ def test_for_one_session_from_its_start(proxy: Proxy) -> None:
 
 
 def test_what_a_session_may_not_do(proxy: Proxy) -> None:
-    with proxy.connect(QUICK, autocommit=True) as connection:
+    with proxy.connect("strict", autocommit=True) as connection:
         for statement, error in (
             ("SET txproxy.idle_transaction_timeout = '1min'", psycopg.errors.InsufficientPrivilege),
             ("SET txproxy.idle_transaction_timeout = 0", psycopg.errors.InsufficientPrivilege),
@@ -487,8 +529,8 @@ def test_what_a_session_may_not_do(proxy: Proxy) -> None:
                 connection.execute(statement.encode())
             ask(connection)
     with pytest.raises(psycopg.OperationalError, match="cannot be longer"):
-        proxy.connect(QUICK, options="-c txproxy.idle_transaction_timeout=1h")
-    with proxy.connect("patient", options="-c txproxy.idle_transaction_timeout=1h") as connection:
+        proxy.connect("strict", options="-c txproxy.idle_transaction_timeout=1h")
+    with proxy.connect(QUICK, options="-c txproxy.idle_transaction_timeout=1h") as connection:
         assert show(connection) == "3600000ms"
 
 
@@ -526,11 +568,13 @@ def test_the_backends_of_sleepers_serve_others(proxy: Proxy) -> None:
         # from the third on it waits until one of the others was reaped
         used.add(backend_pid(sleeper))
     with proxy.connect(QUICK) as other:
+        awake(other)
         used.add(backend_pid(other))
     assert len(used) == 2
     sleep(proxy, 8)
     for sleeper in sleepers:
         sleeper.rollback()
+        awake(sleeper)
         ask(sleeper)
         sleeper.commit()
         sleeper.close()
@@ -540,6 +584,7 @@ def test_the_backends_of_sleepers_serve_others(proxy: Proxy) -> None:
 def test_a_sleepers_locks_are_freed(proxy: Proxy, table: str) -> None:
     with proxy.connect(QUICK) as sleeper, proxy.connect(QUICK) as other:
         sleeper.execute(on("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", table))
+        awake(other)
         # waits for the lock, and so for the sleeper's end
         other.execute(on("INSERT INTO {} VALUES ('kept')", table))
         other.commit()
@@ -557,6 +602,7 @@ def test_settings_of_a_reaped_transaction_are_undone(proxy: Proxy) -> None:
             ask(connection)
         assert connection.info.parameter_status("TimeZone") != "Asia/Tokyo"
         connection.rollback()
+        awake(connection)
         row = connection.execute("SHOW TimeZone").fetchone()
         assert row is not None
         assert row[0] != "Asia/Tokyo"
@@ -575,16 +621,20 @@ def test_settings_of_a_reaped_transaction_are_undone(proxy: Proxy) -> None:
 )
 def test_a_pinned_client_keeps_its_backend(proxy: Proxy, statement: str) -> None:
     with proxy.connect(QUICK) as connection:
+        awake(connection)
         connection.execute(statement.encode())
         before = backend_pid(connection)
+        drowsy(connection)
         sleep(proxy)
         with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
             ask(connection)
         connection.rollback()
+        awake(connection)
         assert backend_pid(connection) == before
         # and the other clients have the other one
         for _ in range(3):
             with proxy.connect(QUICK) as other:
+                awake(other)
                 ask(other)
 
 
