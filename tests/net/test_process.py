@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Final, cast
 
@@ -80,6 +81,19 @@ def test_many_are_found_together() -> None:
     ):
         absent = ("127.0.0.1", 1, "127.0.0.1", 2)
         assert owners([one, absent, other]) == {one: first, other: second}
+
+
+def test_a_machine_that_stands_still_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = os.scandir
+    stalls = iter([1.1])
+
+    def scandir(path: Path) -> Iterator[os.DirEntry[str]]:
+        time.sleep(next(stalls, 0))
+        return looked(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with connected("127.0.0.1", "127.0.0.1") as (pid, ends):
+        assert owners([ends]) == {ends: pid}
 
 
 def test_a_connection_that_is_gone_has_none() -> None:
