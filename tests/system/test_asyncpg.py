@@ -24,7 +24,7 @@ def proxy_settings() -> Mapping[str, Any]:
         "databases": {
             "app": {},
             "wide": {"pool_size": CLIENTS},
-            "quick": {"idle_transaction_timeout": "300ms"},
+            "quick": {"idle_transaction_timeout": "300ms", "idle_transaction_timeout_max": "1h"},
             "one": {"pool_size": 1, "idle_transaction_timeout": "300ms"},
         }
     }
@@ -307,8 +307,11 @@ async def test_prepare_that_sleeps_in_a_transaction(proxy: Proxy, table: str) ->
         statements = []
         for connection in (one, two):
             transaction = connection.transaction()
+            # how long the machine takes for the INSERT is not to count
+            await connection.execute("SET txproxy.idle_transaction_timeout = '1h'")
             await transaction.start()
             await connection.execute(f"INSERT INTO {table} VALUES (1) ON CONFLICT DO NOTHING")
+            await connection.execute("RESET txproxy.idle_transaction_timeout")
             statements.append((connection, transaction, await prepare(connection)))
             if len(statements) == 1:
                 # or the second would wait for the first one's row

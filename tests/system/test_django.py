@@ -67,7 +67,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def proxy_settings() -> Mapping[str, Any]:
-    return {"databases": {"app": {}, "quick": {"idle_transaction_timeout": "300ms"}}}
+    return {"databases": {"app": {}, "quick": {"idle_transaction_timeout": "1s"}}}
 
 
 @pytest.fixture(scope="module", params=["psycopg", "psycopg2"])
