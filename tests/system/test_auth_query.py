@@ -505,8 +505,8 @@ def test_an_answer_that_comes_too_late(guarded: EmbeddedPostgres, tmp_path: Path
         tmp_path,
         auth_user=ASKER,
         auth_query=GET_AUTH,
-        client_login_timeout="300ms",
-        server_connect_timeout="2s",
+        client_login_timeout="5s",
+        server_connect_timeout="10s",
     ) as proxy:
         with contextlib.ExitStack() as stack, held_up(guarded):
             assert started(stack, proxy).rest() == []

@@ -460,7 +460,7 @@ def test_many_half_messages_at_once_are_bounded(proxy: Proxy) -> None:
 
 
 def test_clients_that_connect_and_say_nothing(postgres: EmbeddedPostgres) -> None:
-    with Proxy(postgres, proxy={"client_login_timeout": "300ms"}) as proxy:
+    with Proxy(postgres, proxy={"client_login_timeout": "3s"}) as proxy:
         silent = [Wire((proxy.host, proxy.port)) for _ in range(50)]
         try:
             for number, each in enumerate(silent):
@@ -478,7 +478,7 @@ def test_clients_that_connect_and_say_nothing(postgres: EmbeddedPostgres) -> Non
 
 def test_a_client_that_asks_for_encryption_and_says_no_more(postgres: EmbeddedPostgres) -> None:
     with (
-        Proxy(postgres, proxy={"client_login_timeout": "300ms"}) as proxy,
+        Proxy(postgres, proxy={"client_login_timeout": "3s"}) as proxy,
         Wire((proxy.host, proxy.port)) as client,
     ):
         client.send(wire.packet(wire.SSL_REQUEST))

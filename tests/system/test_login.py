@@ -541,7 +541,7 @@ def test_the_server_has_proven_itself_too(scram: Proxy) -> None:
 
 def test_a_login_that_does_not_go_on(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
     users = {USER: secret_file(tmp_path, SECRETS["scram"])}
-    settings = {"auth_type": "scram-sha-256", "client_login_timeout": "300ms"}
+    settings = {"auth_type": "scram-sha-256", "client_login_timeout": "3s"}
     with Proxy(postgres, proxy=settings, users=users, check=False) as proxy:
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(challenged(proxy)) for _ in range(20)]

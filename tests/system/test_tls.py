@@ -388,7 +388,7 @@ def test_a_handshake_that_does_not_end(
 ) -> None:
     settings: dict[str, str | int] = {
         **client_tls(certificates, "require"),
-        "client_login_timeout": "300ms",
+        "client_login_timeout": "3s",
         "max_client_conn": 20,
     }
     with Proxy(postgres, proxy=settings) as proxy:
