@@ -48,7 +48,7 @@ BACKENDS: Final = 8
 PINS: Final = 4  # sessions that may keep a backend at a time: the others need some, too
 RAW_CLIENTS: Final = 200
 DRIVER_CLIENTS: Final = 10  # of each driver
-PATIENCE: Final = 100.0  # seconds for all of it
+PATIENCE: Final = 300.0  # seconds for all of it
 SHARED_KEYS: Final = range(900_000_001, 900_000_004)
 
 OPTIONS: Final[list[Mapping[str, str]]] = [
