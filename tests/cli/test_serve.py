@@ -19,7 +19,16 @@ import psycopg
 import pytest
 
 from tests.system import wire
-from tests.system.proxy import DATABASE, USER, ask, pids, prepare, wait_until
+from tests.system.proxy import (
+    DATABASE,
+    USER,
+    Backend,
+    ask,
+    backends,
+    pids,
+    prepare,
+    wait_until,
+)
 from tests.system.wire import Wire
 from txproxy.cli.embedded import EmbeddedPostgres
 
@@ -111,7 +120,9 @@ def configuration(port: int, server: EmbeddedPostgres | None = None, **settings:
 def served(tmp_path: Path, port: int, postgres: EmbeddedPostgres) -> Iterator[Serve]:
     """A proxy that is ready, and waits for its transactions for long."""
     prepare(postgres)
-    with Serve(tmp_path, configuration(port, postgres, shutdown_timeout="5min")) as serve:
+    # those who have only read are to hold their backends, as if they had written
+    settings = {"shutdown_timeout": "5min", "early_release": "off"}
+    with Serve(tmp_path, configuration(port, postgres, **settings)) as serve:
         serve.wait_for("ready")
         yield serve
 
@@ -214,7 +225,12 @@ def test_the_log_as_text(served: Serve, port: int) -> None:
 def test_the_log_as_json(tmp_path: Path, port: int, postgres: EmbeddedPostgres) -> None:
     prepare(postgres)
     text = configuration(
-        port, postgres, log_format="json", log_level="debug", idle_transaction_timeout="50ms"
+        port,
+        postgres,
+        log_format="json",
+        log_level="debug",
+        idle_transaction_timeout="50ms",
+        early_release="off",
     )
     with Serve(tmp_path, text) as serve:
         ready = json.loads(serve.wait_for("ready"))
@@ -252,10 +268,15 @@ def test_who_is_in_no_transaction_is_told(served: Serve, port: int, signum: sign
         assert served.ends() == 0
 
 
+def is_asleep(backend: Backend) -> bool:
+    return "pg_sleep" in backend.query and backend.state == "active"
+
+
 def test_transactions_are_waited_for(served: Serve, port: int, postgres: EmbeddedPostgres) -> None:
     with connect(port) as client, log_in(port) as running:
         client.execute("SELECT 1")
-        running.send(wire.query("SELECT 'done' FROM pg_sleep(0.3)"))
+        running.send(wire.query("SELECT 'done' FROM pg_sleep(2)"))
+        assert wait_until(lambda: [each for each in backends(postgres) if is_asleep(each)], bool)
         served.signal()
         served.wait_for("draining")
         with pytest.raises(psycopg.OperationalError):
@@ -324,7 +345,13 @@ def test_who_forgot_to_commit_does_not_hold_it_up(
 ) -> None:
     """It is reaped meanwhile, holds nothing any more, and is told."""
     prepare(postgres)
-    text = configuration(port, postgres, shutdown_timeout="5min", idle_transaction_timeout="300ms")
+    text = configuration(
+        port,
+        postgres,
+        shutdown_timeout="5min",
+        idle_transaction_timeout="300ms",
+        early_release="off",
+    )
     with Serve(tmp_path, text) as serve:
         serve.wait_for("ready")
         with log_in(port) as client:
