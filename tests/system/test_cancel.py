@@ -343,13 +343,15 @@ def test_a_cancel_that_the_server_takes_late(postgres: EmbeddedPostgres) -> None
     The relay holds the cancel request back; only the first connection passes at once.
     """
     held = threading.Event()
+    ended = threading.Event()
 
     def relay(near: Any, far: Any) -> None:
         with contextlib.suppress(OSError):
             while data := near.recv(1 << 16):
                 if data[4:8] == struct.pack("!i", wire.CANCEL_REQUEST):
                     held.set()
-                    time.sleep(0.5)
+                    ended.wait(wire.PATIENCE)
+                    time.sleep(0.3)  # in which another's statement could begin
                 far.sendall(data)
         with contextlib.suppress(OSError):
             far.shutdown(1)
@@ -361,12 +363,13 @@ def test_a_cancel_that_the_server_takes_late(postgres: EmbeddedPostgres) -> None
             client_of(proxy) as client,
             client_of(proxy) as other,
         ):
-            client.send(wire.query("SELECT pg_sleep(0.2), 'mine'"))
+            client.send(wire.query("SELECT pg_sleep(2), 'mine'"))
             wait_until(lambda: asleep(postgres), lambda count: count)
             cancel(proxy, client)
             assert held.wait(wire.PATIENCE)
             # it ends by itself before the cancel arrives
             assert wire.rows(client.until("Z")) == [["", "mine"]]
+            ended.set()
             other.send(wire.query("SELECT pg_sleep(0.6), 'other'"))
             client.send(wire.query("SELECT 'again'"))
             assert wire.rows(other.until("Z")) == [["", "other"]]
