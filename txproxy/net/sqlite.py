@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from txproxy.net.client import Client
     from txproxy.net.server import Server
 
-_STARTING_TAKES: Final = 5.0  # seconds that a client waits for the process
+# Seconds that a client waits for the process: it starts within one, but on a machine that is busy.
+_STARTING_TAKES: Final = 30.0
 _LONG_KEYS: Final = 2  # the minor version of the protocol with which they came
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _ENDED: Final = {"C": "57P01", "M": "terminating connection due to administrator command"}
