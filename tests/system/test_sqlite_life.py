@@ -246,7 +246,7 @@ def test_what_holds_for_the_proxy_holds_for_files(make_files: Make) -> None:
     )
     with files.proxy, files.connect() as client:
         with files.console() as console:
-            console.execute("SET query_timeout = '200ms'")
+            console.execute("SET query_timeout = '1s'")
         with pytest.raises(psycopg.errors.QueryCanceled):
             client.execute(endless)
         assert client.execute("SELECT 1").fetchone() == ("1",)
@@ -265,12 +265,15 @@ def test_ctrl_c_is_for_the_proxy_alone(make_files: Make) -> None:
 
 def test_the_proxy_keeps_nothing_of_a_client(make_files: Make) -> None:
     files = make_files()
-    with files.proxy, files.connect():
-        files.proxy.wait_for("client connected")
+    with files.proxy:
+        files.connect().close()
+        files.proxy.wait_for("client disconnected", database="notes")
         open_before = len(descriptors(files))
-        with files.connect("a.db"):
+        with files.connect(), files.connect("a.db"):
             files.proxy.wait_for("client connected", database="a.db")
-            assert len(descriptors(files)) == open_before
+            # its socket is closed a moment after it has been handed over
+            found = wait_until(lambda: len(descriptors(files)), open_before.__eq__)
+            assert found == open_before
 
 
 def descriptors(files: Files) -> list[Path]:
