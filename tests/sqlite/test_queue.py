@@ -98,8 +98,8 @@ def test_a_writer_that_sleeps_alone_is_let_be(tmp_path: Path) -> None:
         with Raw(endpoint, "a.db") as client, Raw(endpoint, "a.db") as reader:
             reader.run("BEGIN")
             reader.rows("SELECT * FROM t")
-            client.query("BEGIN; INSERT INTO t (b) VALUES (1)")
             begun = time.monotonic()
+            client.query("BEGIN; INSERT INTO t (b) VALUES (1)")
             eventually(lambda: endpoint.session(client.number).get("tx") == "failed")
             assert time.monotonic() - begun > 0.4
             assert "idle_transaction_timeout" in client.run("COMMIT").errors[0]["M"]

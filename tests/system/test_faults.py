@@ -703,7 +703,7 @@ def in_front_of(
     with FakeServer(behave) as fake:
         databases = {DATABASE: {}, "fake": {"port": fake.port, "pool_size": 1, **settings}}
         # a server that behaves so is not asked for TLS first
-        proxy_settings = {"server_connect_timeout": "300ms", "server_tls_sslmode": "disable"}
+        proxy_settings = {"server_connect_timeout": "2s", "server_tls_sslmode": "disable"}
         with Proxy(postgres, databases=databases, proxy=proxy_settings) as proxy:
             yield proxy
 
@@ -727,7 +727,7 @@ def test_a_server_that_accepts_and_never_answers(postgres: EmbeddedPostgres) -> 
         for _ in range(2):
             said = refused(proxy)
             assert said.sqlstate == "08001"
-            assert "0.3 s" in said.fields["M"]
+            assert "2 s" in said.fields["M"]
 
 
 def test_a_server_that_closes_at_once(postgres: EmbeddedPostgres) -> None:
@@ -854,7 +854,7 @@ def with_timeouts(postgres: EmbeddedPostgres, **settings: str | int) -> Iterator
 
 
 def test_query_timeout(postgres: EmbeddedPostgres) -> None:
-    with with_timeouts(postgres, query_timeout="200ms") as proxy:
+    with with_timeouts(postgres, query_timeout="1s") as proxy:
         with proxy.connect(autocommit=True) as client:
             with pytest.raises(psycopg.errors.QueryCanceled):
                 client.execute("SELECT pg_sleep(1000)")
@@ -875,7 +875,7 @@ def test_query_timeout(postgres: EmbeddedPostgres) -> None:
 
 
 async def test_query_timeout_with_asyncpg(postgres: EmbeddedPostgres) -> None:
-    with with_timeouts(postgres, query_timeout="200ms") as proxy:
+    with with_timeouts(postgres, query_timeout="1s") as proxy:
         connection = await asyncpg.connect(**proxy.asyncpg(statement_cache_size=0))
         for sql in ("SELECT pg_sleep(1000)", "SELECT pg_sleep($1)"):
             with pytest.raises(asyncpg.QueryCanceledError):
@@ -886,7 +886,7 @@ async def test_query_timeout_with_asyncpg(postgres: EmbeddedPostgres) -> None:
 
 
 def test_transaction_timeout(postgres: EmbeddedPostgres) -> None:
-    with with_timeouts(postgres, transaction_timeout="300ms") as proxy, proxy.connect() as client:
+    with with_timeouts(postgres, transaction_timeout="2s") as proxy, proxy.connect() as client:
         # while a statement runs
         client.execute("SELECT 1")
         with pytest.raises(psycopg.Error) as caught:
@@ -908,7 +908,7 @@ def test_transaction_timeout(postgres: EmbeddedPostgres) -> None:
 
 
 def test_client_idle_timeout(postgres: EmbeddedPostgres) -> None:
-    with with_timeouts(postgres, client_idle_timeout="200ms") as proxy:
+    with with_timeouts(postgres, client_idle_timeout="2s") as proxy:
         with client_of(proxy) as silent:
             silent.value("SELECT 1")
             [said] = silent.rest()
@@ -927,7 +927,7 @@ def test_client_idle_timeout(postgres: EmbeddedPostgres) -> None:
 
 def test_query_wait_timeout(postgres: EmbeddedPostgres) -> None:
     with (
-        with_timeouts(postgres, query_wait_timeout="200ms") as proxy,
+        with_timeouts(postgres, query_wait_timeout="2s") as proxy,
         proxy.connect() as holder,
         proxy.connect(autocommit=True) as client,
     ):
@@ -944,7 +944,7 @@ def test_query_wait_timeout(postgres: EmbeddedPostgres) -> None:
 def test_query_wait_timeout_with_psycopg2(postgres: EmbeddedPostgres) -> None:
     """When its BEGIN fails, psycopg 2 holds that there is no transaction, and sends no ROLLBACK."""
     with (
-        with_timeouts(postgres, query_wait_timeout="200ms") as proxy,
+        with_timeouts(postgres, query_wait_timeout="2s") as proxy,
         proxy.connect() as holder,
         contextlib.closing(psycopg2.connect(**proxy.kwargs())) as old,
     ):
@@ -960,7 +960,7 @@ def test_query_wait_timeout_with_psycopg2(postgres: EmbeddedPostgres) -> None:
 
 async def test_query_wait_timeout_with_asyncpg(postgres: EmbeddedPostgres) -> None:
     with (
-        with_timeouts(postgres, query_wait_timeout="200ms") as proxy,
+        with_timeouts(postgres, query_wait_timeout="2s") as proxy,
         proxy.connect() as holder,
     ):
         connection = await asyncpg.connect(**proxy.asyncpg(statement_cache_size=0))

@@ -110,7 +110,7 @@ def test_query_timeout(running: Running) -> None:
         sleeping = threading.Thread(target=sleep)
         sleeping.start()
         running.scrape_until("clients", 1, **SERIES, state="active")
-        running.change(databases={DATABASE: {"query_timeout": "100ms"}})
+        running.change(databases={DATABASE: {"query_timeout": "1s"}})
         sleeping.join()
         [error] = failed
         assert isinstance(error, psycopg.errors.QueryCanceled)
