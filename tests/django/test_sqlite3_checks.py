@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core import checks
+from django.db.backends.base.validation import BaseDatabaseValidation
 
 from tests.django.conftest import ENGINE
 from tests.django.site import OURS, wrapper
@@ -40,6 +42,13 @@ def test_the_socket_is_not_for_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     said = found(made)["txproxy.E001"]
     assert f"may not connect to {tmp_path}/.s.PGSQL.6432" in said
     assert "unix_socket_mode" in said
+
+
+def test_what_django_says_of_any_database(ours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = checks.Warning("of any", id="any.W001")
+    monkeypatch.setattr(BaseDatabaseValidation, "check", lambda _, **__: [said])
+    assert "any.W001" in found(ours)
+    assert "any.W001" in found(wrapper(OURS, ENGINE, ":memory:"))
 
 
 def test_in_memory_there_is_nothing_to_say() -> None:

@@ -13,10 +13,11 @@ from txproxy.django.sqlite3 import endpoint
 class DatabaseValidation(Base):  # type: ignore[misc]  # Django has no types
     """It connects: Django calls it only if it may."""
 
-    def check(self, **_: Any) -> list[Any]:
+    def check(self, **others: Any) -> list[Any]:
+        issues: list[Any] = super().check(**others)
         if self.connection.is_in_memory_db():
-            return []
-        issues = self._ignored()
+            return issues
+        issues += self._ignored()
         parameters = self.connection.get_connection_params()
         try:
             connection = self.connection.get_new_connection(parameters)
