@@ -106,6 +106,7 @@ def test_one_that_takes_the_transaction_along(bench: Bench) -> None:
     assert bench.delivered == jobs
     assert [job.failed for job in jobs] == [False, True, False]
     assert bench.rows() == [(1,), (3,)]
+    assert [job.answers.total_changes for job in jobs] == [1, 0, 1]
 
 
 def test_what_is_not_short(bench: Bench) -> None:

@@ -116,6 +116,7 @@ class Job:
 
     pragmas: SessionPragmas = DEFAULTS
     position = 0  # of the call that is run
+    changes = 0  # what it has added to its session's total_changes
     since = 0.0
     deadline = 0.0
     cancelled = False
@@ -158,6 +159,8 @@ class Job:
 
     def restart(self) -> None:
         """As if it had not been run."""
+        self.answers.total_changes -= self.changes
+        self.changes = 0
         self.position = 0
         for call in self.calls:
             call.reply = []

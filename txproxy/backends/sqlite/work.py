@@ -310,7 +310,8 @@ class Work:
     def _keep_answers(self, connection: apsw.Connection, job: Job) -> None:
         answers = job.answers
         answers.last_insert_rowid = connection.last_insert_rowid()
-        answers.total_changes += connection.total_changes() - self._total
+        job.changes = connection.total_changes() - self._total
+        answers.total_changes += job.changes
         if job.calls[job.position].portal.statement.kind is Kind.WRITE:
             answers.changes = connection.changes()
 
