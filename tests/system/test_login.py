@@ -1,5 +1,6 @@
 """Who gets in, how, and what the others learn: every way to authenticate, with real drivers."""
 
+import asyncio
 import contextlib
 import os
 import pwd
@@ -75,11 +76,11 @@ def by_asyncpg(proxy: Proxy, **arguments: Any) -> None:
 
     async def run() -> None:
         client = await asyncpg.connect(**proxy.asyncpg(**given))
-        expected = token()
-        assert await client.fetchval("SELECT $1::text", expected) == expected
-        await client.close()
-
-    import asyncio
+        try:
+            expected = token()
+            assert await client.fetchval("SELECT $1::text", expected) == expected
+        finally:
+            await client.close()
 
     asyncio.run(run())
 
