@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import psycopg
 
-from tests.sqlite.endpoint import PATIENCE, Endpoint, eventually
+from tests.sqlite.endpoint import PATIENCE, eventually
 
 FILLING: Final = "x" * 300
 SCHEMA: Final = (
@@ -59,6 +59,13 @@ class Group:
         assert self.outcome != REFUSED or max(found) == 0, f"refused, but there: {self} {found}"
 
 
+class Place(Protocol):
+    """Where the clients connect, anew each time that they are thrown out."""
+
+    def conninfo(self, database: str) -> str:
+        """For libpq."""
+
+
 class Load:
     """Clients in threads, for the length of a `with`.
 
@@ -68,7 +75,7 @@ class Load:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Place,
         database: str,
         clients: int,
         clock: Callable[[], int] = int,

@@ -72,6 +72,12 @@ class Files:
         """A client: in autocommit, as psycopg's transactions are PostgreSQL's."""
         return psycopg.connect(**self.kwargs(dbname, user, **more))
 
+    def conninfo(self, database: str) -> str:
+        """The same for libpq."""
+        given = self.kwargs(database)
+        del given["autocommit"]
+        return psycopg.conninfo.make_conninfo(**given)
+
     def wire(self, **parameters: str) -> Wire:
         """A client by hand that has sent its start-up packet."""
         client = Wire(f"{self.proxy.socket_dir}/.s.PGSQL.{self.proxy.port}")

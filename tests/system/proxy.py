@@ -318,8 +318,8 @@ class Proxy:
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
         with self._news:
-            self._news.wait_for(lambda: self._ended or self._find("ready", {}, 0), PATIENCE)
-            ready = bool(self._find("ready", {}, 0))
+            self._news.wait_for(lambda: self._ended or self._is_ready(), PATIENCE)
+            ready = self._is_ready()
         if not ready:
             self.kill()
             if any("Address already in use" in line for line in self._noise):
@@ -327,6 +327,9 @@ class Proxy:
                 return False
             raise AssertionError(f"the proxy did not start: {self.log()}")
         return True
+
+    def _is_ready(self) -> bool:
+        return bool(self._find("ready", {}, self._marked))
 
     def write_configuration(self) -> Path:
         """Write proxy.toml, as its tables are at this moment."""
@@ -377,6 +380,13 @@ class Proxy:
         self._exit_code = process.wait()
         self._reader.join(PATIENCE)
         self._close_pipe()
+
+    def restart(self) -> None:
+        """Another one in its place, after it was killed; on another port."""
+        self.kill()
+        self._exit_code = None
+        self.mark()
+        assert any(self._start() for _ in range(5)), self.log()
 
     def _close_pipe(self) -> None:
         if self._process is not None and self._process.stderr is not None:

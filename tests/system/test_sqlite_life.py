@@ -1,17 +1,22 @@
 """The SQLite process under the proxy: it dies, the proxy dies, both are stopped, or read anew."""
 
 import os
+import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 import pytest
 
+from tests.sqlite import load
+from tests.sqlite.load import Load
 from tests.system.files import Files, make, rows_of
 from tests.system.proxy import ask, until_ended, wait_until
 from txproxy.cli.embedded import EmbeddedPostgres
+
+CRASHES: Final = int(os.environ.get("TXPROXY_TEST_CRASHES", "5"))
 
 Make = Callable[..., Files]
 
@@ -104,6 +109,23 @@ def test_it_ends_with_the_proxy(make_files: Make) -> None:
             client.execute("SELECT 1")
         is_gone(pid)
     assert rows_of(files.notes) == []
+
+
+@pytest.mark.timeout(120 + 20 * CRASHES)
+@pytest.mark.parametrize("settings", [{}, {"commit_train": True}])
+def test_it_is_killed_in_mid_load(make_files: Make, settings: dict[str, Any]) -> None:
+    """What was acknowledged is there, once, though the next one may find the file still open."""
+    files = make_files(others={"busy_timeout": "1min", **settings})
+    path = files.data / "load.db"
+    make(path, *load.SCHEMA)
+    chance = random.Random(5)
+    with files.proxy, Load(files, path.name, clients=6) as clients:
+        for _ in range(CRASHES):
+            clients.go_on(chance.randint(5, 150))
+            files.proxy.restart()
+        clients.go_on()
+    clients.check(path)
+    assert set(clients.failures) <= {"lost", "08007", "57P01", "57P03"}, clients.messages
 
 
 def test_it_is_not_started_where_no_file_is_configured(make_files: Make) -> None:
