@@ -151,10 +151,11 @@ class Sqlite:
     def check_room(self, user: str, place: Place) -> None:
         """Raises TxproxyError 53300 if the user or the database has as many clients as may be."""
         _, name, _ = place
-        self._server.check_user(user)
         limit = self._server.config.max_db_client_connections
         if 0 < limit <= self.seen.clients_of(name):
             raise too_many("max_db_client_connections")
+        # The last: it remembers the name, for whoever is let in.
+        self._server.check_user(user)
 
     def give(self, client: "Client", request: Request, place: Place, rest: bytes) -> FileClient:
         """Hand the client over: nothing is read from it here any more, and all that was written to

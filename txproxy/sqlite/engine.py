@@ -122,7 +122,7 @@ class Engine:
             )
             if reader.connection.text_factory is not self.text_factory:
                 reader.connection.text_factory = self.text_factory
-            began = thread_time()
+            began = thread_time() if self._snapshot is not None else 0.0
             cursor = reader.connection.execute(statement.sql, parameters)
             found, rest = readers.rows(reader, cursor)
             if self._snapshot is not None:
